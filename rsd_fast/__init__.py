@@ -1,0 +1,59 @@
+"""One-step generators from corrupted images alone: restoration score distillation.
+
+Importing this package imports nothing else: each submodule (and torch with it) is loaded on first use, so
+that ``rsd-fast --help`` answers at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import (
+        config,
+        corruptions,
+        data,
+        engine,
+        evaluation,
+        methods,
+        networks,
+        objectives,
+        ops,
+        sampling,
+        schedules,
+    )
+    from .loading import load_denoiser, load_generator
+
+__all__ = [
+    "__version__",
+    "config",
+    "corruptions",
+    "data",
+    "engine",
+    "evaluation",
+    "load_denoiser",
+    "load_generator",
+    "methods",
+    "networks",
+    "objectives",
+    "ops",
+    "sampling",
+    "schedules",
+]
+
+_FUNCTIONS = {"load_denoiser": "loading", "load_generator": "loading"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        value = getattr(importlib.import_module(f".{_FUNCTIONS[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in __all__:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

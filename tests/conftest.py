@@ -1,0 +1,53 @@
+"""Fixtures for every test. Triton's kernels run in its interpreter where there is no GPU to run them on."""
+
+import importlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before rsd_fast.kernels is imported
+
+from rsd_fast.ops import native_info
+
+torch.set_num_threads(1)  # the tests' networks are too small to gain by more, and others may use the machine
+_INFO = native_info()
+_HAS_GPU = torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One backend on one device; ``module.<op>`` is its code, whatever serves by default."""
+
+    name: str
+    device: str
+    module: ModuleType
+
+
+def _present() -> list[tuple[str, str]]:
+    names = [("reference", "cpu")] + [("reference", "cuda")] * _HAS_GPU
+    if "compiler" in _INFO:
+        names += [("native", "cpu")] + [("native", "cuda")] * (_HAS_GPU and _INFO["cuda"])
+    if importlib.util.find_spec("triton"):
+        names.append(("triton", "cuda" if _HAS_GPU else "cpu"))
+    return names
+
+
+@pytest.fixture(params=_present(), ids="-".join)
+def backend(request) -> Backend:
+    """Each backend present, on each device it serves."""
+    name, device = request.param
+    # The reference's functions take what the registered ones take, and more.
+    module = "reference" if name == "reference" else f"_{name}"
+    return Backend(name, device, importlib.import_module(f"rsd_fast.ops.{module}"))
+
+
+def pytest_collection_modifyitems(items):
+    if not _HAS_GPU:
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
