@@ -1,0 +1,35 @@
+"""rsd-fast distill: a one-step generator from a teacher."""
+
+from typing import Any
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.option("--teacher", metavar="RUN|FILE", type=click.Path(), help="Run of rsd-fast pretrain, or its model file.")
+@options.run
+@click.option("--loss", type=click.Choice(["sid"]), help="Of the generator.  [default: sid]")
+@click.option("--alpha", type=click.FloatRange(min=0), help="SiD's alpha.  [default: 1.2]")
+@click.option("--tmax", type=options.POSITIVE, help="Thousandths of the sampler's grid to draw from.  [default: 800]")
+@click.option("--sigma-init", type=options.POSITIVE, help="Noise level the generator starts at.  [default: 2.5]")
+@click.option("--sigma-min", type=options.POSITIVE, help="Least noise level of the grid.  [default: 0.002]")
+@click.option("--sigma-max", type=options.POSITIVE, help="Greatest noise level of the grid.  [default: 80]")
+@click.option("--rho", type=options.POSITIVE, help="Exponent of the grid.  [default: 7]")
+@click.option("--fake-lr", type=options.POSITIVE, help="Adam's learning rate for the fake score.")
+@options.training
+def distill(dry_run: bool, **given: Any) -> None:
+    """Distil a teacher into a one-step generator.
+
+    Reads no data: what the teacher observed, and how it was corrupted, is in the teacher's own config.
+    """
+    from rsd_fast import config, train
+
+    from .resolve import distill_config
+
+    resolved, resume = distill_config(given)
+    if dry_run:
+        click.echo(config.to_json(resolved), nl=False)
+    else:
+        click.echo(train.distill(resolved, given["out"], resume=resume))

@@ -1,0 +1,128 @@
+"""Options that several commands share, as click decorators. A default of None is filled in from the preset."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Command], Command]
+
+
+def join(*decorators: Decorator) -> Decorator:
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+class Integers(click.ParamType):
+    """Comma-separated integers, e.g. 1,2,2; `none` for no element."""
+
+    name = "integers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        if value.strip().lower() == "none":
+            return ()
+        try:
+            return tuple(int(item) for item in value.split(","))
+        except ValueError:
+            self.fail(f"expected integers with commas between, e.g. 1,2,2, got '{value}'", param, ctx)
+
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+FRACTION = click.FloatRange(min=0, max=1, max_open=True)
+COUNT = click.IntRange(min=1)
+SEED = click.IntRange(min=0, max=2**64 - 1)
+
+debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
+)
+seed = click.option("--seed", type=SEED, default=0, show_default=True, help="Of all random numbers.")
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "tf32", "bf16"]),
+    help="Of the networks; weights, losses and averages stay float32. auto: bf16 where the hardware has it.  "
+    "[default: auto]",
+)
+batch_out = click.option("--batch", type=COUNT, default=256, show_default=True, help="Images a forward pass.")
+num = click.option("--num", type=COUNT, required=True, help="Number of images.")
+heun_steps = click.option(
+    "--steps",
+    type=COUNT,
+    default=18,
+    show_default=True,
+    help="Heun steps of a teacher (2 steps - 1 evaluations).",
+)
+truncate = click.option(
+    "--truncate", is_flag=True, help="Stop a teacher's sampling at sigma_obs, below which it was not trained."
+)
+
+observation = join(
+    click.option("--data", metavar="SRC", help="Folder, .zip, .npy, .npz, idx file, or a bundled set (digits)."),
+    click.option("--simulate", is_flag=True, default=None, help="SRC holds clean images: corrupt each once."),
+    click.option(
+        "--corruption",
+        metavar="SPEC",
+        help="How the observations came about: identity, gaussian_blur:size=9,std=2.  [default: identity]",
+    ),
+    click.option(
+        "--sigma-obs",
+        type=click.FloatRange(min=0),
+        metavar="S",
+        help="Standard deviation of the observations' noise, images in [-1, 1]; 0 for none.",
+    ),
+)
+
+run = join(
+    click.option("--out", metavar="RUN", required=True, type=click.Path(), help="Folder of the run."),
+    click.option("--resume", is_flag=True, help="Go on with the run in --out; an error if there is none."),
+    click.option("--resume-or-start", is_flag=True, help="Go on with the run in --out, or start one."),
+    click.option("--dry-run", is_flag=True, help="Print the resolved config as JSON and stop."),
+    debug,
+)
+
+network = join(
+    click.option("--architecture", type=click.Choice(["ddpmpp"]), help="Network.  [default: ddpmpp]"),
+    click.option("--model-channels", type=COUNT, metavar="N", help="Channels of the first level."),
+    click.option("--channel-mult", type=Integers(), metavar="N,..", help="Multiples of them, one a level."),
+    click.option("--num-blocks", type=COUNT, metavar="N", help="Residual blocks a level."),
+    click.option(
+        "--attn-resolutions",
+        type=Integers(),
+        metavar="N,..",
+        help="Heights with self-attention in pixels, or none.",
+    ),
+    click.option("--dropout", type=FRACTION, help="Share of features dropped in training."),
+    click.option("--sigma-data", type=POSITIVE, help="Standard deviation of clean images.  [default: 0.5]"),
+)
+
+training = join(
+    click.option("--preset", metavar="P", help="Defaults of what follows: digits, small, cifar10, ffhq64.  [auto]"),
+    click.option("--kimg", type=POSITIVE, help="Thousand images to train on, in all."),
+    click.option("--batch", type=COUNT, help="Images a step, over all processes."),
+    click.option("--micro-batch", type=COUNT, help="Images a forward pass.  [default: the whole batch]"),
+    click.option("--lr", type=POSITIVE, help="Adam's learning rate."),
+    click.option("--lr-rampup-kimg", type=click.FloatRange(min=0), help="Thousand images of linear warm-up."),
+    click.option("--beta1", type=FRACTION, help="Adam's first decay."),
+    click.option("--beta2", type=FRACTION, help="Adam's second decay."),
+    click.option("--clip", type=POSITIVE, help="Largest norm of the gradient.  [default: no clipping]"),
+    click.option("--ema-halflife-kimg", type=POSITIVE, help="Half-life of the weights' average, thousand images."),
+    click.option("--ema-rampup", type=POSITIVE, help="The half-life is at most this share of the images seen."),
+    precision,
+    click.option("--compile/--no-compile", default=None, help="torch.compile the networks.  [default: no]"),
+    click.option("--log-kimg", type=POSITIVE, help="Thousand images between log lines."),
+    click.option("--snapshot-kimg", type=POSITIVE, help="Thousand images between checkpoints."),
+    click.option("--seed", type=SEED, help="Of all random numbers.  [default: 0]"),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.  [default: auto]"),
+)

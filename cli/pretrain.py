@@ -1,0 +1,44 @@
+"""rsd-fast pretrain: a teacher from observations."""
+
+from typing import Any
+
+import click
+
+from . import options
+
+
+@click.command()
+@options.observation
+@options.run
+@click.option(
+    "--objective",
+    type=click.Choice(["auto", "standard", "tweedie"]),
+    default="auto",
+    show_default=True,
+    help="What the teacher minimises; auto: tweedie where there is noise.",
+)
+@click.option(
+    "--sigma-distribution",
+    type=click.Choice(["truncated", "clamped"]),
+    help="Noise levels below sigma_obs are not drawn, or raised to it as published code does.  [default: truncated]",
+)
+@click.option("--p-mean", type=float, help="Mean of ln sigma in training.  [default: -1.2]")
+@click.option("--p-std", type=options.POSITIVE, help="Standard deviation of ln sigma.  [default: 1.2]")
+@click.option("--cond/--no-cond", default=None, help="Condition on the data's labels.  [default: no-cond]")
+@options.network
+@options.training
+def pretrain(dry_run: bool, **given: Any) -> None:
+    """Train a teacher on corrupted images alone.
+
+    Without --simulate the images of --data are the observations, and --corruption and --sigma-obs say how they came
+    about. With it they are clean, and each is corrupted once, as a function of (seed, index).
+    """
+    from rsd_fast import config, train
+
+    from .resolve import pretrain_config
+
+    resolved, resume, source = pretrain_config(given)
+    if dry_run:
+        click.echo(config.to_json(resolved), nl=False)
+    else:
+        click.echo(train.pretrain(resolved, given["out"], resume=resume, source=source))

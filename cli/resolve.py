@@ -1,0 +1,215 @@
+"""From options to a config: preset under options, or a saved run under the few options that may change it."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rsd_fast import corruptions, objectives, presets
+from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, RunConfig, Training
+from rsd_fast.data import ImageArray, open_source
+from rsd_fast.engine import Run, RunError
+from rsd_fast.loading import build_denoiser, load, model_file
+from rsd_fast.objectives import Objective
+
+# What may differ between the sittings of a run: how long and where it runs, not what it computes.
+CHANGEABLE = {"kimg", "log_kimg", "snapshot_kimg", "device", "micro_batch", "data"}
+
+Options = dict[str, Any]  # of the command line, by config field; None where not given
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """A ValueError about a field becomes a usage error about its option: `lr: ...` -> `--lr: ...`."""
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(r"^([a-z][a-z0-9_]*): ", lambda m: f"--{m[1].replace('_', '-')}: ", str(error))
+        raise click.UsageError(message) from None
+
+
+def resolve_device(name: str | None) -> str:
+    import torch
+
+    if name in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device: no CUDA device is available; use --device cpu")
+    return str(name)
+
+
+def resolve_precision(name: str | None, device: str) -> str:
+    import torch
+
+    if name == "tf32" and device != "cuda":
+        raise click.UsageError("--precision: tf32 is a mode of NVIDIA GPUs; use fp32 or bf16")
+    if name not in (None, "auto"):
+        return str(name)
+    if device == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+    return "bf16" if cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Does the processor multiply bfloat16 itself? Emulated, it is many times slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+def start_or_resume(options: Options) -> tuple[Run, bool]:
+    """The run of --out, and whether to go on with it. Usage error where it holds one and none was asked for."""
+    run, resume, either = Run(Path(options["out"])), options["resume"], options["resume_or_start"]
+    if resume and either:
+        raise click.UsageError("--resume and --resume-or-start exclude each other")
+    if not run.exists():
+        if resume:
+            raise RunError(f"{run.path}: no run to resume (it has no config.json)")
+        run.refuse_foreign_files()
+    elif not (resume or either):
+        raise RunError(f"{run.path}: already holds a run; go on with --resume, or use a new folder")
+    return run, run.exists()
+
+
+def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None]:
+    """(config, resume, the data where it was opened on the way)."""
+    run, resume = start_or_resume(options)
+    if resume:
+        return resumed(run, Pretrain, options), True, None
+    for name in ("data", "sigma_obs"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name.replace('_', '-')}'.")
+    with usage_errors():
+        corruption = corruptions.parse(options["corruption"] or "identity")
+        objective_name = objectives.resolve(options["objective"], options["sigma_obs"])
+        simulate = bool(options["simulate"])
+        source = open_source(options["data"], observations=not simulate, sigma_obs_max=options["sigma_obs"])
+        shape = source.image_shape
+        if options["cond"] and not source.label_dim:
+            raise click.UsageError(f"--cond: {options['data']} has no labels")
+        observations = Observations(
+            data=str(options["data"]),
+            simulate=simulate,
+            corruption=corruption.spec,
+            sigma_obs=options["sigma_obs"],
+            seed=options["seed"] or 0,
+            num_images=len(source),
+            image_shape=shape,
+            observation_shape=corruption.observation_shape(shape),
+            label_dim=source.label_dim if options["cond"] else 0,
+        )
+        device = resolve_device(options["device"])
+        name = options["preset"]
+        if name in (None, "auto"):
+            name = presets.choose(shape[1], device)
+        preset = presets.load(name)
+        network = Network(**{**preset.NETWORK, **given(options, Network)})
+        if options["attn_resolutions"] is not None:
+            sizes = [observations.observation_shape[1] >> level for level in range(len(network.channel_mult))]
+            unknown = [r for r in options["attn_resolutions"] if r not in sizes]
+            if unknown:
+                raise ValueError(f"attn_resolutions: {unknown} are not among the levels' heights {sizes}")
+            levels = tuple(sizes.index(r) for r in options["attn_resolutions"])
+            network = dataclasses.replace(network, attn_levels=levels)
+        config = Pretrain(
+            preset=name,
+            observations=observations,
+            network=network,
+            objective=Objective(name=objective_name, **given(options, Objective)),
+            training=training(preset.PRETRAIN, options, device),
+        )
+        check_network(config)
+    return config, False, source
+
+
+def distill_config(options: Options) -> tuple[Distill, bool]:
+    run, resume = start_or_resume(options)
+    if resume:
+        return resumed(run, Distill, options), True
+    if options["teacher"] is None:
+        raise click.UsageError("Missing option '--teacher'.")
+    teacher = load(options["teacher"]).config
+    if not isinstance(teacher, Pretrain):
+        raise RunError(f"{options['teacher']}: holds a one-step generator; --teacher wants a run of rsd-fast pretrain")
+    with usage_errors():
+        device = resolve_device(options["device"])
+        name = teacher.preset if options["preset"] in (None, "auto") else options["preset"]
+        preset = presets.load(name)
+        return Distill(
+            preset=name,
+            teacher=str(model_file(options["teacher"])),
+            observations=teacher.observations,
+            network=dataclasses.replace(teacher.network, dropout=0.0),
+            objective=teacher.objective,
+            distillation=Distillation(**{**preset.DISTILLATION, **given(options, Distillation)}),
+            training=training(preset.DISTILL, options, device),
+        ), False
+
+
+def given(options: Options, kind: type) -> Options:
+    """The options that were given and are fields of `kind`."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in options.items() if name in names and value is not None}
+
+
+def training(preset: Options, options: Options, device: str) -> Training:
+    precision = resolve_precision(options["precision"], device)
+    return Training(**{**preset, **given(options, Training), "device": device, "precision": precision})
+
+
+def check_network(config: RunConfig) -> None:
+    """Build the network where it costs nothing, for its errors."""
+    import torch
+
+    with torch.device("meta"):
+        build_denoiser(config)
+
+
+def resumed(run: Run, kind: type, options: Options) -> Any:
+    """The saved config, with the given options that may change. Usage error for any other that differs."""
+    config = run.read_config()
+    if not isinstance(config, kind):
+        raise RunError(f"{run.path}: is a run of rsd-fast {config.kind}")
+    options = {name: value for name, value in options.items() if value != "auto"}
+    if options.get("corruption"):
+        with usage_errors():
+            options["corruption"] = corruptions.parse(options["corruption"]).spec
+    refuse_changes(run, config, options)
+    changes: dict[str, Options] = {}
+    for section in dataclasses.fields(config):
+        values = getattr(config, section.name)
+        pairs = given(options, type(values)).items() if dataclasses.is_dataclass(values) else ()
+        for name, value in pairs:
+            saved = getattr(values, name)
+            if value == saved:
+                continue
+            if name not in CHANGEABLE:
+                raise changed(run, name, saved)
+            changes.setdefault(section.name, {})[name] = value
+    with usage_errors():
+        replaced = {name: dataclasses.replace(getattr(config, name), **new) for name, new in changes.items()}
+        return dataclasses.replace(config, **replaced)
+
+
+def refuse_changes(run: Run, config: Any, options: Options) -> None:
+    """For the options that are no field of the config's sections, or not as they were given."""
+    saved = {"preset": config.preset, "objective": config.objective.name}
+    if isinstance(config, Pretrain):
+        height = config.observations.observation_shape[1]
+        saved["attn_resolutions"] = tuple(height >> level for level in config.network.attn_levels)
+        if options.get("cond") is not None:
+            saved["cond"] = bool(config.observations.label_dim)
+    for name, value in saved.items():
+        if options.get(name) not in (None, value):
+            raise changed(run, name, value)
+
+
+def changed(run: Run, name: str, saved: object) -> click.UsageError:
+    option = name.replace("_", "-")
+    return click.UsageError(f"--{option}: {run.path} was started with {saved}; a resumed run keeps it")

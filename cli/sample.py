@@ -1,0 +1,51 @@
+"""rsd-fast sample: images from a run."""
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.option("--run", "path", metavar="RUN|FILE", type=click.Path(), required=True, help="Run, checkpoint or file.")
+@click.option("--out", metavar="DIR|FILE.npz", type=click.Path(), required=True, help="Folder of PNGs, or npz file.")
+@options.num
+@options.heun_steps
+@options.truncate
+@options.batch_out
+@options.seed
+@options.precision
+@options.device
+@options.debug
+def sample(
+    path: str,
+    out: str,
+    num: int,
+    steps: int,
+    truncate: bool,
+    batch: int,
+    seed: int,
+    precision: str | None,
+    device: str,
+) -> None:
+    """Draw images from a generator or a teacher.
+
+    A generator makes them in one step, a teacher by Heun's method. Image i is a function of (seed, i). An npz holds
+    `images`, uint8 [N, C, H, W].
+    """
+    from rsd_fast.data import to_uint8, write_npz, write_png_folder
+    from rsd_fast.loading import Sampler
+
+    from .progress import counted, in_processes
+    from .resolve import resolve_device, resolve_precision, usage_errors
+
+    device = resolve_device(device)
+    with in_processes(device) as first, usage_errors():
+        sampler = Sampler(path, device, steps=steps, truncate=truncate, precision=resolve_precision(precision, device))
+        images = (to_uint8(x) for x in counted(sampler.batches(num, seed, batch), num, "sample"))
+        if not first:
+            for _ in images:
+                pass
+        elif out.endswith(".npz"):
+            write_npz(out, images, count=num)
+        else:
+            write_png_folder(out, images)

@@ -1,0 +1,196 @@
+"""Settings of a run: frozen, keyword-only, saved whole as the run's config.json.
+
+Everything is resolved (no "auto" is left), so that a config repeats its run. Units are in the names; noise levels
+(sigma) are in the units of images in [-1, 1].
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .objectives import Objective
+
+FORMAT = 1  # of config.json and of the checkpoints' metadata
+
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """What the observations are, and how they came about: y = A(x) + sigma_obs eps."""
+
+    data: str  # a folder, zip, npy, npz or idx file, or the name of a bundled set
+    simulate: bool  # True: the source holds clean images, each corrupted once as a function of (seed, index)
+    corruption: str  # SPEC of A
+    sigma_obs: float
+    seed: int
+    num_images: int
+    image_shape: tuple[int, int, int]  # of the clean image x, [C, H, W]
+    observation_shape: tuple[int, int, int]  # of y
+    label_dim: int = 0  # classes; 0 where the data has no labels or they are not used
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma_obs < float("inf"):
+            raise ValueError(f"sigma_obs: expected at least 0, got {self.sigma_obs:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Arguments of `networks.create`; attention by level (0 is the full resolution), so that it fits any size."""
+
+    architecture: str = "ddpmpp"
+    model_channels: int = 128
+    channel_mult: tuple[int, ...] = (2, 2, 2)
+    num_blocks: int = 4
+    attn_levels: tuple[int, ...] = (1,)
+    augment_dim: int = 0
+    dropout: float = 0.0
+    sigma_data: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The engine's settings, the same for both stages. Lengths are in thousand images (kimg)."""
+
+    kimg: float = 1000.0  # train until this many have been seen in all
+    batch: int = 256  # images a step, over all processes
+    micro_batch: int | None = None  # images a forward pass; None: the whole batch of a process
+    lr: float = 2e-4
+    lr_rampup_kimg: float = 0.0  # linear from 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    adam_eps: float = 1e-8
+    clip: float | None = None  # largest norm of the gradient; None: no clipping
+    ema_halflife_kimg: float = 500.0
+    ema_rampup: float | None = 0.05  # the half-life is at most this share of the images seen; None: no ramp-up
+    precision: str = "fp32"  # fp32, tf32, bf16: of the networks; weights, losses and EMA are always float32
+    compile: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    log_kimg: float = 10.0
+    snapshot_kimg: float = 100.0
+
+    def __post_init__(self) -> None:
+        for name in ("kimg", "batch", "lr", "ema_halflife_kimg", "log_kimg", "snapshot_kimg", "adam_eps"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
+            raise ValueError(f"batch: {self.batch} is not divisible by micro-batch {self.micro_batch}")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip: expected more than 0, got {self.clip}")
+        if self.precision not in ("fp32", "tf32", "bf16"):
+            raise ValueError(f"precision: expected fp32, tf32 or bf16, got '{self.precision}'")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Stage 1: a teacher from observations."""
+
+    kind: str = "pretrain"
+    preset: str  # whose settings were the defaults
+    observations: Observations
+    network: Network
+    objective: Objective
+    training: Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Settings of restoration score distillation (RSD, arXiv 2505.13377, section 4 of its method)."""
+
+    loss: str = "sid"
+    alpha: float = 1.2
+    tmax: float = 800.0  # sigma is drawn from the lower tmax/1000 of the grid below
+    sigma_init: float = 2.5  # G(z) = D_G(sigma_init z, sigma_init)
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    fake_lr: float = 1e-5  # of the fake score; the generator's is training.lr
+    generator_loss_scale: float = 100.0  # matters to Adam's eps and to clipping alone
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"unknown loss '{self.loss}'; known: {', '.join(LOSSES)}")
+        if not 0 < self.tmax <= 1000:
+            raise ValueError(f"tmax: expected 0 < tmax <= 1000, got {self.tmax}")
+        for name in ("sigma_init", "sigma_min", "rho", "fake_lr", "generator_loss_scale"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"sigma_max: expected more than sigma_min ({self.sigma_min}), got {self.sigma_max}")
+
+
+LOSSES = ("sid",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """Stage 2: a one-step generator from a teacher. What the teacher observed and minimised is repeated here."""
+
+    kind: str = "distill"
+    preset: str
+    teacher: str
+    observations: Observations
+    network: Network
+    objective: Objective
+    distillation: Distillation
+    training: Training
+
+
+RunConfig = Pretrain | Distill
+KINDS: dict[str, type[Any]] = {"pretrain": Pretrain, "distill": Distill}
+
+
+def to_json(config: RunConfig) -> str:
+    return json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n"
+
+
+def from_json(text: str) -> RunConfig:
+    """The config of `to_json`. Raises ValueError that names an unknown, missing or ill-typed field."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(values, dict) or values.get("kind") not in KINDS:
+        raise ValueError("not the configuration of a run: 'kind' is neither pretrain nor distill")
+    if values.pop("format", None) != FORMAT:
+        raise ValueError(f"written by another version of rsd-fast (this one reads format {FORMAT})")
+    return _decode(KINDS[values["kind"]], values, "")
+
+
+def _decode(kind: type[_Config], values: Any, path: str) -> _Config:
+    if not isinstance(values, dict):
+        raise ValueError(f"{path or 'config'}: expected an object, got {type(values).__name__}")
+    types_of = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise ValueError(f"{path}{name}: unknown field")
+    for name, f in fields.items():
+        if name not in values and f.default is dataclasses.MISSING:
+            raise ValueError(f"{path}{name}: missing")
+    return kind(**{name: _value(types_of[name], value, path + name) for name, value in values.items()})
+
+
+def _value(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _decode(kind, value, path + ".")  # type: ignore[arg-type]
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for option in options:
+        if option is types.NoneType and value is None:
+            return None
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            return tuple(_value(typing.get_args(option)[0], item, path) for item in value)
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(option, type) and type(value) is option:
+            return value
+    raise ValueError(f"{path}: expected {kind}, got {value!r}")

@@ -1,0 +1,17 @@
+"""A = I: observations that differ from the image by noise alone."""
+
+from torch import Tensor
+
+from .base import Corruption, register
+
+
+@register("identity")
+class Identity(Corruption):
+    def __init__(self) -> None:
+        self.spec = self.name
+
+    def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
+        return y

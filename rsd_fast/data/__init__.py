@@ -1,0 +1,77 @@
+"""Image sources, their observations, and the files this library writes images to."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from .array import ImageArray, to_pixels
+from .bundled import BUNDLED
+from .edm_zip import read_zip
+from .errors import DataError
+from .folder import read_folder
+from .idx import IDX_NAME, read_idx
+from .numpy_file import read_npy, read_npz
+from .observed import ObservedDataset
+from .write import to_uint8, write_npz, write_png_folder
+
+__all__ = [
+    "BUNDLED",
+    "DataError",
+    "ImageArray",
+    "ObservedDataset",
+    "open_source",
+    "to_uint8",
+    "write_npz",
+    "write_png_folder",
+]
+
+_KINDS = (
+    "a folder of images, an EDM-style .zip, an .npy or .npz file, an MNIST-style file "
+    f"(*-idx3-ubyte or *-idx3-ubyte.gz), or the name of a bundled set ({', '.join(BUNDLED)})"
+)
+
+
+def open_source(src: str | os.PathLike[str], *, observations: bool = False, sigma_obs_max: float = 0.0) -> ImageArray:
+    """Read a whole source into memory; DataError, one line that names the file, if it cannot be.
+
+    src:           a folder, a file or a bundled name; for a folder called digits write ./digits
+    observations:  the source holds noisy observations, whose floats may leave [-1, 1] by 10 sigma_obs_max
+    sigma_obs_max: the largest standard deviation of that noise, in units of [-1, 1] pixels
+    """
+    if src in BUNDLED:
+        images, labels = BUNDLED[str(src)]()
+        return ImageArray(images=images, labels=labels, name=str(src))
+    if not os.fspath(src):
+        raise DataError(f"no source given; a source is {_KINDS}")
+    path = Path(src)
+    try:
+        pixels, classes = _read(path)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: {error.strerror or error}") from error
+    limit = 1 + 10 * sigma_obs_max if observations else 1.0
+    return ImageArray(images=to_pixels(pixels, str(path), limit), labels=classes, name=_short_name(path))
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    name = path.name.lower()
+    if path.is_dir():
+        return read_folder(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; a source is {_KINDS}")
+    if name.endswith(".zip"):
+        return read_zip(path)
+    if name.endswith(".npy"):
+        return read_npy(path)
+    if name.endswith(".npz"):
+        return read_npz(path)
+    if IDX_NAME.search(name):
+        return read_idx(path)
+    if name.endswith((".h5", ".hdf5")):
+        raise DataError(f"{path}: fastMRI .h5 files are not read yet")
+    raise DataError(f"{path}: not a source; a source is {_KINDS}")
+
+
+def _short_name(path: Path) -> str:
+    name = path.resolve().name
+    return name if path.is_dir() else IDX_NAME.sub("", name).removesuffix(path.suffix)

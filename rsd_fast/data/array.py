@@ -1,0 +1,107 @@
+"""A data set in memory, and the rules by which an array of unknown origin becomes one."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import DataError
+
+RANGE_TOLERANCE = 1e-3
+CHANNEL_COUNTS = range(1, 5)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageArray:
+    """All images of a source, in the order that gives each its permanent index.
+
+    images: [N, C, H, W] uint8, or float32 in [-1, 1] (observations: beyond that by their noise)
+    labels: [N] int64 class indices, or None
+    name:   short, for pictures and logs
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype not in (np.uint8, np.float32):
+            raise ValueError(
+                f"images: uint8 or float32 [N, C, H, W] is wanted, not {self.images.dtype} {list(self.images.shape)}"
+            )
+        if self.labels is not None and self.labels.shape != self.images.shape[:1]:
+            raise ValueError(
+                f"labels: shape [{len(self.images)}] is wanted, one an image, not {list(self.labels.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
+    def label_dim(self) -> int:
+        """Number of classes, the largest label plus one; 0 without labels."""
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+    def tensor(self, indices: Tensor | np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        """Images [B, C, H, W] float32 in [-1, 1] at `indices` [B], in memory of their own.
+
+        The bits of an image depend neither on the batch it is read in nor on the device.
+        """
+        rows = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, dtype=np.int64)
+        picked = torch.from_numpy(np.take(self.images, rows, axis=0)).to(device)
+        if picked.dtype == torch.float32:
+            return picked
+        # CUDA multiplies by the reciprocal of a Python number, an ulp off; it divides by a tensor.
+        half_range = torch.full((), 127.5, device=device)
+        return picked.to(torch.float32).div_(half_range).sub_(1)
+
+
+def to_channels_first(array: np.ndarray, where: str) -> np.ndarray:
+    """[N, H, W], [N, H, W, C] or [N, C, H, W] as [N, C, H, W], a view; `where` names the file in errors.
+
+    The channel axis is the one of length 1 to 4. Where both axis 1 and the last are that short, the array is
+    taken as [N, C, H, W], the order in which this library writes.
+    """
+    shape = list(array.shape)
+    if array.ndim not in (3, 4):
+        raise DataError(f"{where}: shape {shape}; [N, H, W], [N, H, W, C] or [N, C, H, W] is wanted")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif shape[1] not in CHANNEL_COUNTS and shape[3] in CHANNEL_COUNTS:
+        array = np.moveaxis(array, 3, 1)
+    if 0 in shape:
+        raise DataError(f"{where}: shape {shape} holds no {'image' if shape[0] == 0 else 'pixel'}")
+    if array.shape[1] not in CHANNEL_COUNTS:
+        raise DataError(f"{where}: shape {shape} has no axis of 1 to 4 channels, second or last")
+    return array
+
+
+def to_pixels(array: np.ndarray, where: str, limit: float) -> np.ndarray:
+    """`array` [N, C, H, W] as contiguous uint8 or float32, floats checked to lie within -limit .. limit."""
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind != "f":
+        raise DataError(f"{where}: dtype {array.dtype}; uint8, or float in [-1, 1], is wanted")
+    low, high = float(array.min()), float(array.max())  # NaN if there is one anywhere
+    if not np.isfinite([low, high]).all():
+        index = next(i for i, image in enumerate(array) if not np.isfinite(image).all())
+        raise DataError(f"{where}: image {index} holds NaN or infinity")
+    if max(-low, high) > limit + RANGE_TOLERANCE:
+        why = "" if limit == 1 else " (1 + 10 sigma_obs)"
+        hint = "; store 0..255 as uint8, or divide it by 127.5 and subtract 1" if low >= 0 else ""
+        raise DataError(f"{where}: values {low:.4g} to {high:.4g}, outside [-{limit:g}, {limit:g}]{why}{hint}")
+    if low >= 0 and high > 0.5:
+        warnings.warn(
+            f"{where}: no value is negative, so these images may lie in [0, 1]; they are read as [-1, 1]",
+            stacklevel=3,
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)

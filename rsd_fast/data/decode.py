@@ -1,0 +1,141 @@
+"""Image files of one size and one kind, by whatever Pillow plugin, to one array; decoded in threads."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from io import BytesIO
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from .errors import DataError, first_line
+
+# Stubs that decode nothing, and vector formats that call an outside program or the operating system.
+_REFUSED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_CHUNK = 128  # images a task: one by one, the queue costs as much as decoding small images
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Pillow's format names, the two usual ones first because they are tried in order."""
+    Image.init()
+    usual = ("PNG", "JPEG")
+    return usual + tuple(sorted(set(Image.OPEN) - _REFUSED_FORMATS - set(usual)))
+
+
+@cache
+def _extensions() -> frozenset[str]:
+    known = Image.registered_extensions()
+    return frozenset(extension for extension, name in known.items() if name in _formats())
+
+
+def worker_count(image_bytes: int) -> int:
+    """Threads worth having for images of so many bytes of pixels.
+
+    Pillow holds the interpreter's lock for about the time that 8 KB take to decode without it: on smaller
+    images threads only wait for each other, and two are slower than one.
+    """
+    return min(os.cpu_count() or 1, 1 + image_bytes // 8192)
+
+
+def image_names(names: Sequence[str], where: str) -> list[str]:
+    """Those of `names` (relative, with '/') that are images by their extension, sorted: the order of indices.
+
+    Hidden files and folders, and those a Mac adds to archives, are left out.
+    """
+    found = []
+    for name in sorted(set(names)):
+        parts = PurePosixPath(name).parts
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            continue
+        if name.lower().endswith(".mask.png"):
+            raise DataError(f"{where}/{name}: masks are not supported yet")
+        if os.path.splitext(name)[1].lower() in _extensions():
+            found.append(name)
+    if not found:
+        raise DataError(f"{where}: holds no image (.png, .jpg, .webp, .tif, .bmp, ...)")
+    return found
+
+
+def read_images(names: Sequence[str], load: Callable[[str], str | BytesIO], where: str) -> np.ndarray:
+    """[N, C, H, W] uint8, or float32 in [-1, 1] for images of 16 bits; C is 1 (grey) or 3.
+
+    `load` gives a path or the bytes of a name; an error names the file as `where`/name.
+    """
+
+    def decode(name: str) -> np.ndarray:
+        try:
+            with Image.open(load(name), formats=_formats()) as image:
+                return _pixels(image)
+        except DataError as error:
+            raise DataError(f"{where}/{name}: {error}") from error
+        except Image.UnidentifiedImageError as error:
+            raise DataError(f"{where}/{name}: not an image that Pillow can read") from error
+        except Exception as error:  # on malformed files Pillow's plugins raise nearly anything
+            raise DataError(f"{where}/{name}: cannot be decoded ({first_line(error)})") from error
+
+    first = decode(names[0])
+    height, width, channels = first.shape
+    dtype = np.uint8 if first.dtype == np.uint8 else np.float32
+    try:
+        images = np.empty((len(names), channels, height, width), dtype)
+    except (MemoryError, ValueError) as error:
+        raise DataError(f"{where}: {len(names)} images of {width}x{height} do not fit in memory") from error
+
+    def fill(start: int) -> None:
+        for index in range(start, min(start + _CHUNK, len(names))):
+            pixels = decode(names[index])
+            if pixels.shape != first.shape or pixels.dtype != first.dtype:
+                difference = _difference(pixels, first, f"{where}/{names[0]}")
+                raise DataError(f"{where}/{names[index]}: {difference}")
+            images[index] = pixels.transpose(2, 0, 1)
+            if dtype == np.float32:
+                images[index] = images[index] / 32767.5 - 1
+
+    with ThreadPoolExecutor(worker_count(first.nbytes)) as pool:
+        for _ in pool.map(fill, range(0, len(names), _CHUNK)):
+            pass  # in order, so that of several bad files the first is reported
+    return images
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """[H, W, 1 or 3] uint8, or uint16 [H, W, 1]. Its errors lack the file's name."""
+    # Cameras put a preview beside the picture (MPO); other files with several frames are no single image.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise DataError("holds several frames; one image a file is wanted")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return np.asarray(image).astype(np.uint16)[:, :, None]
+    if image.mode in ("I", "F"):
+        raise DataError("32 bits a pixel; 8 or 16 are wanted (floats in [-1, 1] may come as .npy)")
+    if any(re.search(r";16[BLN]", str(tile[3])) for tile in getattr(image, "tile", ())):
+        raise DataError("16 bits a channel in colour, which Pillow cuts to 8; convert it to 8 bits")
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        image = image.convert("LA" if grey else "RGBA")
+        if np.asarray(image)[:, :, -1].min() < 255:
+            raise DataError("has transparent pixels; masks are not supported yet")
+    wanted = "L" if grey else "RGB"
+    pixels = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _difference(pixels: np.ndarray, first: np.ndarray, first_name: str) -> str:
+    def size(array: np.ndarray) -> str:
+        return f"{array.shape[1]}x{array.shape[0]}"
+
+    def kind(array: np.ndarray) -> str:
+        colour = "grey" if array.shape[2] == 1 else "colour"
+        return colour if array.dtype == np.uint8 else f"{colour} of 16 bits"
+
+    if pixels.shape[:2] != first.shape[:2]:
+        return (
+            f"{size(pixels)}, but the first image ({first_name}) is {size(first)}; "
+            "all images of a data set must have one size: crop or resize them"
+        )
+    return (
+        f"{kind(pixels)}, but the first image ({first_name}) is {kind(first)}; "
+        "all images of a data set must be of one kind: convert them"
+    )

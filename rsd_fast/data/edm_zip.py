@@ -1,0 +1,31 @@
+"""An EDM-style zip: images in nested folders, labels in `dataset.json`, read in place."""
+
+from io import BytesIO
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+
+from .decode import image_names, read_images
+from .errors import DataError, first_line
+from .labels import JSON_NAME, labels_from_json
+
+
+def read_zip(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images [N, C, H, W] in the order of their names in the archive, and labels [N] or None."""
+    try:
+        archive = ZipFile(path)
+    except BadZipFile as error:
+        raise DataError(f"{path}: not a zip archive ({first_line(error)})") from error
+    with archive:
+        members = archive.namelist()
+        names = image_names(members, str(path))
+        images = read_images(names, lambda name: BytesIO(archive.read(name)), str(path))
+        if JSON_NAME not in members:
+            return images, None
+        where = f"{path}/{JSON_NAME}"
+        try:
+            text = archive.read(JSON_NAME)
+        except Exception as error:  # zipfile raises half a dozen kinds on damaged members
+            raise DataError(f"{where}: cannot be read ({first_line(error)})") from error
+        return images, labels_from_json(text, names, where)

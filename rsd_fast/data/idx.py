@@ -1,0 +1,60 @@
+"""MNIST-style idx files, `*-idx3-ubyte` and `*-idx3-ubyte.gz`.
+
+A file is two zero bytes, the type (8 for unsigned bytes), the number of dimensions, each dimension as a
+big-endian 32-bit integer, and the values.
+"""
+
+import gzip
+import math
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+
+from .array import to_channels_first
+from .errors import DataError, first_line
+from .labels import to_labels
+from .stream import read_exactly
+
+_UNSIGNED_BYTE = 8
+IDX_NAME = re.compile(r"[-._]idx\d-ubyte(\.gz)?$")
+
+
+def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images [N, C, H, W] uint8, and labels [N] from the file that has `labels` for `images` in its name."""
+    images = to_channels_first(_read(path), str(path))
+    labels_path = _labels_beside(path)
+    if labels_path is None:
+        return images, None
+    return images, to_labels(_read(labels_path), len(images), str(labels_path))
+
+
+def _labels_beside(path: Path) -> Path | None:
+    if "images" not in path.name:
+        return None
+    name = re.sub(r"idx\d", "idx1", path.name.replace("images", "labels")).removesuffix(".gz")
+    candidates = [path.with_name(name + suffix) for suffix in ("", ".gz")]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _read(path: Path) -> np.ndarray:
+    with open(path, "rb") as file:
+        # GzipFile reads bytes as any binary file does; only its type is another.
+        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.name.endswith(".gz") else file
+        try:
+            zeros, kind, ndim = struct.unpack(">HBB", stream.read(4))
+            shape = struct.unpack(f">{ndim}I", stream.read(4 * ndim))
+        except struct.error as error:
+            raise DataError(f"{path}: not an idx file, too short for a header") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: damaged ({first_line(error)})") from error
+        if zeros != 0 or kind != _UNSIGNED_BYTE:
+            raise DataError(f"{path}: not an idx file of unsigned bytes")
+        try:
+            data = read_exactly(stream, math.prod(shape), str(path))
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: damaged ({first_line(error)})") from error
+    return np.frombuffer(data, np.uint8).reshape(shape)

@@ -1,0 +1,136 @@
+"""Images to one `.npz` or to a folder of PNGs, batch by batch; it appears whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from zipfile import ZIP_STORED, ZipFile
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rsd_fast.files import TEMPORARY_PREFIX, atomic_file
+
+from .decode import worker_count
+from .errors import DataError
+from .labels import JSON_NAME
+
+Batch = Tensor | np.ndarray
+_NAME_DIGITS = 6
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images of any shape in [-1, 1], values beyond it clipped, to the nearest of 0..255."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def write_npz(
+    path: str | os.PathLike[str],
+    images: Batch | Iterable[Batch],
+    labels: np.ndarray | None = None,
+    *,
+    count: int | None = None,
+) -> None:
+    """Write `images` and `labels` under these keys, uncompressed, replacing `path`.
+
+    images: [N, C, H, W] float32 or uint8, or an iterable of batches of it, which hold `count` = N in all
+    labels: [N] integers, or None
+    ValueError if shapes, dtypes or numbers do not agree; then `path` is as it was before.
+    """
+    batches = _batches(images)
+    if isinstance(images, Tensor | np.ndarray):
+        count = len(images)
+    elif count is None:
+        raise ValueError("count: the number of images is wanted where they come in batches")
+    if labels is not None and np.shape(labels) != (count,):
+        raise ValueError(f"labels: shape [{count}] is wanted, one an image, not {list(np.shape(labels))}")
+    first, batches = _first(batches)
+    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (count, *first.shape[1:])}
+
+    with atomic_file(path) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            written = 0
+            for batch in batches:
+                written += len(batch)
+                member.write(np.ascontiguousarray(batch).data)
+        if written != count:
+            raise ValueError(f"images: {written} came, {count} were announced")
+        if labels is not None:
+            with archive.open("labels.npy", "w") as member:
+                np.lib.format.write_array(member, np.asarray(labels, np.int64), allow_pickle=False)
+
+
+def write_png_folder(
+    path: str | os.PathLike[str], images: Batch | Iterable[Batch], labels: Sequence[int] | None = None
+) -> None:
+    """Write 000000.png, 000001.png, ... and, given labels, `dataset.json` into the new folder `path`.
+
+    images: uint8 [N, C, H, W] with C 1 or 3, or an iterable of batches of it; a million at most
+    labels: [N] integers, or None
+    DataError if `path` is there and not an empty folder. Files are not synced one by one.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise DataError(f"{path}: exists already, and is not an empty folder")
+    first, batches = _first(_batches(images))
+    if first.dtype != np.uint8 or first.shape[1] not in (1, 3):
+        raise ValueError(f"images: uint8 [N, 1 or 3, H, W] is wanted, not {first.dtype} {list(first.shape)}")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not atomic_folder: its sync of every file takes minutes for 60,000.
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    temporary.mkdir()
+    try:
+
+        def save(index: int, image: np.ndarray) -> None:
+            pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+            Image.fromarray(pixels).save(temporary / _png_name(index), compress_level=1)
+
+        written = 0
+        with ThreadPoolExecutor(worker_count(first[0].nbytes)) as pool:
+            for batch in batches:
+                if written + len(batch) > 10**_NAME_DIGITS:
+                    raise ValueError(f"images: more than {10**_NAME_DIGITS} for one folder; write an .npz")
+                list(pool.map(save, range(written, written + len(batch)), batch))
+                written += len(batch)
+        if labels is not None:
+            if len(labels) != written:
+                raise ValueError(f"labels: {len(labels)} for {written} images")
+            entries = [[_png_name(index), int(label)] for index, label in enumerate(labels)]
+            (temporary / JSON_NAME).write_text(json.dumps({"labels": entries}))
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _png_name(index: int) -> str:
+    return f"{index:0{_NAME_DIGITS}d}.png"
+
+
+def _batches(images: Batch | Iterable[Batch]) -> Iterator[np.ndarray]:
+    """Arrays [B, C, H, W], all of one dtype and image shape."""
+    expected = None
+    for batch in [images] if isinstance(images, Tensor | np.ndarray) else images:
+        array = batch.detach().cpu().numpy() if isinstance(batch, Tensor) else batch
+        if array.ndim != 4 or array.dtype not in (np.uint8, np.float32):
+            raise ValueError(f"images: uint8 or float32 [N, C, H, W] is wanted, not {array.dtype} {list(array.shape)}")
+        kind = (array.dtype, array.shape[1:])
+        expected = expected or kind
+        if kind != expected:
+            raise ValueError(f"images: a batch of {kind[0]} {kind[1]} after one of {expected[0]} {expected[1]}")
+        yield array
+
+
+def _first(batches: Iterator[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("images: none came")
+    return first, chain([first], batches)

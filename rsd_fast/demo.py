@@ -1,0 +1,148 @@
+"""Both stages on the bundled digits, on a laptop's CPU, in minutes: noisy digits in, clean digits out."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import corruptions, files, pictures, presets, sampling, train
+from .config import Distill, Distillation, Network, Observations, Pretrain, Training
+from .data import ImageArray, ObservedDataset, open_source
+from .engine import Run
+from .evaluation import Reference, evaluate
+from .loading import Sampler, latents, model_file
+from .objectives import Objective
+
+SIGMA_OBS = 0.5
+PICTURED = 12  # images a row
+LABELS = {
+    "observations": "observations",
+    "teacher_full": "teacher, 35 evaluations",
+    "teacher_truncated": "teacher, truncated",
+    "one_step": "one-step generator",
+}
+
+
+@dataclass
+class Demo:
+    """What the demo found out: distances to the clean digits, and seconds, by stage."""
+
+    seed: int
+    pixel_fd: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 1)
+
+    def table(self) -> str:
+        """For a person: the distance of each set of images, and the seconds spent."""
+        lines = [f"{'images':<26} pixel-fd to the clean digits (lower is better)"]
+        lines += [f"{LABELS[name]:<26} {value:8.3f}" for name, value in self.pixel_fd.items()]
+        lines += [
+            "",
+            f"{'stage':<26} seconds",
+            *(f"{name:<26} {value:8.1f}" for name, value in self.seconds.items()),
+        ]
+        return "\n".join(lines)
+
+
+def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", precision: str = "fp32") -> Demo:
+    """Pretrain and distil in out/teacher and out/generator; writes out/report.png and out/summary.json."""
+    start = time.perf_counter()
+    for name in ("teacher", "generator"):  # before anything is computed
+        if Run(out / name).exists():
+            raise FileExistsError(17, "already holds a run of the demo; use a new folder", str(out / name))
+    demo = Demo(seed)
+    source = open_source("digits")
+    teacher_config = demo_teacher(source, seed, device, precision)
+    with demo.timed("pretrain"):
+        train.pretrain(teacher_config, out / "teacher", source=source)
+    with demo.timed("distill"):
+        train.distill(demo_generator(teacher_config, out / "teacher"), out / "generator")
+    with demo.timed("evaluate"):
+        pictured = demo_distances(demo, out, source, device)
+    title = f"Digits seen only with noise of standard deviation {SIGMA_OBS:g}, and what was learned from them"
+    pictures.save(pictures.labelled_rows(pictured, title), out / "report.png")
+    demo.seconds["total"] = round(time.perf_counter() - start, 1)
+    summary = {"pixel_fd": demo.pixel_fd, "seconds": demo.seconds, "seed": seed}
+    files.write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return demo
+
+
+def demo_teacher(source: ImageArray, seed: int, device: str, precision: str) -> Pretrain:
+    preset = presets.load("digits")
+    return Pretrain(
+        preset="digits",
+        observations=Observations(
+            data="digits",
+            simulate=True,
+            corruption=corruptions.parse("identity").spec,
+            sigma_obs=SIGMA_OBS,
+            seed=seed,
+            num_images=len(source),
+            image_shape=source.image_shape,
+            observation_shape=source.image_shape,
+        ),
+        network=Network(**preset.NETWORK),
+        objective=Objective(name="tweedie"),
+        training=Training(**preset.PRETRAIN, seed=seed, device=device, precision=precision),
+    )
+
+
+def demo_generator(teacher: Pretrain, run: Path) -> Distill:
+    preset = presets.load("digits")
+    t = teacher.training
+    return Distill(
+        preset="digits",
+        teacher=str(model_file(run)),
+        observations=teacher.observations,
+        network=teacher.network,
+        objective=teacher.objective,
+        distillation=Distillation(**preset.DISTILLATION),
+        training=Training(**preset.DISTILL, seed=t.seed, device=t.device, precision=t.precision),
+    )
+
+
+def demo_distances(demo: Demo, out: Path, source: ImageArray, device: str) -> list[tuple[str, Tensor]]:
+    """Fills in demo.pixel_fd; returns the picture's rows. As many samples of each kind as there are digits."""
+    index = torch.arange(len(source))
+    clean = source.tensor(index)
+    observed = ObservedDataset(
+        source, corruption=corruptions.parse("identity"), sigma_obs=SIGMA_OBS, seed=demo.seed, simulate=True
+    )
+
+    full, truncated = teacher_samples(out / "teacher", len(source), demo.seed, device)
+    images = {
+        "observations": observed.batch(index)[0],
+        "teacher_full": full,
+        "teacher_truncated": truncated,
+        "one_step": torch.cat(list(Sampler(out / "generator", device).batches(len(source), demo.seed))),
+    }
+    reference = Reference(name=source.name, batches=[clean])
+    for name, samples in images.items():
+        (result,) = evaluate(["pixel-fd"], [samples], clean=reference)
+        demo.pixel_fd[name] = round(result.value, 4)
+    rows = [("clean digits,\nnever seen", clean[:PICTURED])]
+    for name, samples in images.items():
+        rows.append((f"{LABELS[name]},\npixel-fd {demo.pixel_fd[name]:.2f}", samples[:PICTURED]))
+    return rows
+
+
+def teacher_samples(run: Path, num: int, seed: int, device: str) -> tuple[Tensor, Tensor]:
+    """(full, truncated) samples of a teacher: both lie on one trajectory, which is computed once."""
+    sampler = Sampler(run, device)
+    full, truncated = [], []
+    for index in torch.arange(num).split(256):
+        z, _ = latents(sampler.shape, 0, index.to(device), seed)
+        states = list(sampling.heun_trajectory(sampler.denoiser, z))
+        full.append(states[-1][1])
+        truncated.append(next(denoised for sigma, _, denoised in states if sigma <= SIGMA_OBS))
+    return torch.cat(full).cpu(), torch.cat(truncated).cpu()

@@ -1,0 +1,186 @@
+"""A run directory and its checkpoints: safetensors and JSON, never pickle; each appears whole or not at all.
+
+RUN/config.json, log.jsonl, metrics.jsonl, samples/, latest
+RUN/checkpoints/KIMG/model.safetensors      the product (EMA weights); metadata says kind and config
+RUN/checkpoints/KIMG/training.safetensors   weights being trained and the optimisers' moments, newest checkpoint only
+RUN/checkpoints/KIMG/state.json             counters
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rsd_fast import config as configs
+from rsd_fast import files
+from rsd_fast.config import RunConfig
+
+KINDS = {"pretrain": "denoiser", "distill": "generator"}  # what the product of a run is
+OWN_NAMES = {
+    "config.json",
+    "log.jsonl",
+    "metrics.jsonl",
+    "samples",
+    "checkpoints",
+    "latest",
+    "best",
+    "teacher.safetensors",
+}
+
+
+class RunError(Exception):
+    """A run directory that cannot be used as asked; one line that names it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The directory of a run."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def teacher_path(self) -> Path:
+        """A distillation's own copy of its teacher."""
+        return self.path / "teacher.safetensors"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    def exists(self) -> bool:
+        return self.config_path.is_file()
+
+    def refuse_foreign_files(self) -> None:
+        """RunError if the path holds anything but a run, or what a run killed in its first moments left."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path}: is a file; expected a folder for the run")
+        foreign = [entry.name for entry in self.path.iterdir() if not _is_own(entry.name)] if self.path.is_dir() else []
+        if foreign:
+            raise RunError(f"{self.path}: not empty (it holds {sorted(foreign)[0]}) and not a run; use a new folder")
+
+    def remove_leftovers(self) -> None:
+        """Delete what a killed process left under temporary names."""
+        for folder in (self.path, self.path / "checkpoints", self.samples):
+            files.remove_leftovers(folder)
+
+    def read_config(self) -> RunConfig:
+        try:
+            return configs.from_json(self.config_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.path}: not a run (it has no config.json)") from None
+        except (ValueError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.config_path}: {error}") from None
+
+    def write_config(self, config: RunConfig) -> None:
+        files.write_text(self.config_path, configs.to_json(config))
+
+    def latest(self) -> Path:
+        """The newest checkpoint's folder. Raises RunError if there is none."""
+        try:
+            name = (self.path / "latest").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            raise RunError(f"{self.path}: no checkpoint (not a run, or it was stopped before its first)") from None
+        checkpoint = self.path / "checkpoints" / name
+        if not (checkpoint / "model.safetensors").is_file():
+            raise RunError(f"{checkpoint}: named by {self.path / 'latest'}, but it holds no model.safetensors")
+        return checkpoint
+
+    def save(self, kimg: float, config: RunConfig, product: dict[str, Tensor], training: "TrainingState") -> Path:
+        """Write a checkpoint and make it the latest; the one before keeps its product only."""
+        folder = self.path / "checkpoints" / checkpoint_name(kimg)
+        with files.atomic_folder(folder) as temporary:
+            save_model(temporary / "model.safetensors", product, config, kimg)
+            _save_tensors(temporary / "training.safetensors", training.tensors, {})
+            (temporary / "state.json").write_text(json.dumps(training.counters, indent=2) + "\n", encoding="utf-8")
+        files.write_text(self.path / "latest", folder.name + "\n")
+        self.write_config(config)  # last: a folder is a run once it can be resumed
+        for older in folder.parent.glob("*/training.safetensors"):
+            if older.parent != folder:
+                older.unlink()  # as large as three models; only the newest can be resumed from
+        return folder
+
+    def load_training(self) -> "TrainingState":
+        checkpoint = self.latest()
+        tensors, _ = load_tensors(checkpoint / "training.safetensors")
+        product, _ = load_tensors(checkpoint / "model.safetensors")
+        try:
+            counters = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{checkpoint / 'state.json'}: {error}") from None
+        return TrainingState(tensors=tensors, product=product, counters=counters)
+
+
+@dataclass
+class TrainingState:
+    """All that a resumed run needs, beyond its config."""
+
+    tensors: dict[str, Tensor]
+    counters: dict[str, Any]
+    product: dict[str, Tensor]
+
+
+def checkpoint_name(kimg: float) -> str:
+    """Sorts by age: 000064, or 000064.128 where thousands do not divide."""
+    return f"{kimg:06.0f}" if kimg == int(kimg) else f"{kimg:010.3f}"
+
+
+def save_model(path: Path, tensors: dict[str, Tensor], config: RunConfig, kimg: float) -> None:
+    metadata = {"kind": KINDS[config.kind], "config": configs.to_json(config), "kimg": f"{kimg:g}"}
+    _save_tensors(path, tensors, {"rsd_fast": json.dumps(metadata)})
+
+
+def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(state dict, {"kind", "config", "kimg"}) of a model.safetensors of ours. Raises RunError."""
+    tensors, metadata = load_tensors(path)
+    try:
+        return tensors, json.loads(metadata["rsd_fast"])
+    except (KeyError, ValueError):
+        raise RunError(f"{path}: not a model of rsd-fast (its metadata lacks 'rsd_fast')") from None
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    try:
+        safetensors.torch.save_file(tensors, path, metadata)
+    except SafetensorError as error:  # its message for a full disk does not name the file
+        raise OSError(f"{path}: {error}") from None
+
+
+def _is_own(name: str) -> bool:
+    return name in OWN_NAMES or name.startswith(files.TEMPORARY_PREFIX)
+
+
+def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str) -> None:
+    """Strict load; RunError that names the first tensor that does not fit."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise RunError(f"{path}: does not fit its own configuration: {reason}") from None

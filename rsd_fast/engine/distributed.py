@@ -1,0 +1,71 @@
+"""Several processes, as `torchrun` starts them: who am I, sum over all, leave."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def local_device(device: str) -> torch.device:
+    """The device of this process: with CUDA, the one of its local rank."""
+    if device == "cuda" and world_size() > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device(device)
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """The default process group, where there are several processes."""
+    if world_size() == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Add up every parameter's gradient over the processes, in one message."""
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def reduce(values: Tensor, op: str) -> Tensor:
+    """`values` combined over the processes; op is "sum", "min" or "max"."""
+    if world_size() > 1:
+        dist.all_reduce(values, getattr(dist.ReduceOp, op.upper()))
+    return values
+
+
+def gather(values: Tensor) -> Tensor:
+    """Every process's `values`, equal in shape, one after another along the first dimension."""
+    if world_size() == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,236 @@
+"""The training loop, the same for every method: steps, averages, checkpoints, log.
+
+It counts in images seen. Random numbers are a function of (seed, images seen), so that a resumed run is the same run.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsd_fast.config import RunConfig
+from rsd_fast.methods.base import Batch, Method, Phase
+from rsd_fast.pictures import save_grid
+
+from . import distributed
+from .checkpoint import Run, TrainingState, load_into
+from .ema import Ema
+from .log import Log, Statistics, peak_memory_gb
+
+# Observations and labels of the images that are number `positions` [B] of the training order.
+DataSource = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class NonFiniteLoss(Exception):
+    """A loss or gradient became infinite or NaN; the run stops before anything of it is saved."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; the run was saved."""
+
+
+class Trainer:
+    """Trains a method's phases until `training.kimg` thousand images have been seen.
+
+    data: for methods that read observations. state: of the checkpoint to resume from.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        config: RunConfig,
+        run: Run,
+        *,
+        data: DataSource | None = None,
+        state: TrainingState | None = None,
+    ):
+        self.method, self.config, self.run, self.data = method, config, run, data
+        self.training = t = config.training
+        self.device = next(method.product().parameters()).device
+        self.share = t.batch // distributed.world_size()  # images a step in this process
+        self.micro_batch = t.micro_batch or self.share
+        if t.batch % distributed.world_size() or self.share % self.micro_batch:
+            raise ValueError(
+                f"batch: {t.batch} is not divisible by {distributed.world_size()} processes x "
+                f"micro-batch {self.micro_batch}"
+            )
+        self.images_seen = 0
+        self.seconds = 0.0  # spent on training, over all sittings
+        self.parameters = {phase.name: list(phase.network.parameters()) for phase in method.phases}
+        self.optimizers = {
+            phase.name: torch.optim.Adam(
+                self.parameters[phase.name],
+                lr=phase.lr,
+                betas=(t.beta1, t.beta2),
+                eps=t.adam_eps,
+                fused=self.device.type in ("cpu", "cuda"),
+            )
+            for phase in method.phases
+        }
+        self.emas = {
+            phase.name: Ema(phase.network, phase.ema, halflife_kimg=t.ema_halflife_kimg, rampup=t.ema_rampup)
+            for phase in method.phases
+            if phase.ema is not None
+        }
+        if state is not None:
+            self.restore(state)
+        self.statistics = Statistics()
+        self.finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self.stop_signal: int | None = None
+
+    @property
+    def kimg(self) -> float:
+        return self.images_seen / 1000
+
+    def run_to_end(self) -> None:
+        """Train, log and save. Raises NonFiniteLoss, and Interrupted after saving on SIGINT or SIGTERM."""
+        t = self.training
+        log = Log(self.run.log_path, total_kimg=t.kimg, kimg=self.kimg, title=self.config.kind)
+        total_images = math.ceil(t.kimg * 1000 / t.batch) * t.batch
+        handlers = self.catch_signals()
+        try:
+            if self.images_seen == 0:
+                self.snapshot()
+            tick_start, tick_images = time.perf_counter(), self.images_seen
+            while self.images_seen < total_images and self.stop_signal is None:
+                self.step()
+                log.advance(self.kimg)
+                done = self.images_seen >= total_images or self.stop_signal is not None
+                snapshot_due = done or self.passed(t.snapshot_kimg)
+                if snapshot_due or self.passed(t.log_kimg):
+                    self.check_finite()
+                    elapsed = time.perf_counter() - tick_start
+                    self.seconds += elapsed
+                    log.tick(self.record((self.images_seen - tick_images) / elapsed))
+                    if snapshot_due:
+                        self.snapshot()
+                    tick_start, tick_images = time.perf_counter(), self.images_seen
+        finally:
+            log.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if self.stop_signal is not None:
+            name = signal.Signals(self.stop_signal).name
+            raise Interrupted(f"{name}: {self.run.path} is saved at {self.kimg:g} kimg; go on with --resume")
+
+    def passed(self, interval_kimg: float) -> bool:
+        """Did the last step reach a multiple of the interval? The same at every sitting."""
+        before = self.images_seen - self.training.batch
+        return self.images_seen // (interval_kimg * 1000) > before // (interval_kimg * 1000)
+
+    def step(self) -> None:
+        """One iteration: every phase once, on `batch` images."""
+        start = self.images_seen + distributed.rank() * self.share
+        for number, phase in enumerate(self.method.phases, start=1):
+            self.accumulate(phase, number, start)
+            parameters = self.parameters[phase.name]
+            distributed.sum_gradients(parameters)
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if self.training.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.training.clip, norm)
+            self.statistics.add(f"{phase.name}_grad_norm", norm)
+            self.finite &= torch.isfinite(norm)
+            if self.device.type == "cpu":  # with a GPU, reading the flag every step would stall it: done at ticks
+                self.check_finite(phase)
+            optimizer = self.optimizers[phase.name]
+            for group in optimizer.param_groups:
+                group["lr"] = phase.lr * self.lr_factor()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.images_seen += self.training.batch
+        for ema in self.emas.values():
+            ema.update(self.images_seen, self.training.batch)
+
+    def accumulate(self, phase: Phase, step: int, start: int) -> None:
+        """Gradients of this process's share of the batch, a micro-batch at a time."""
+        for first in range(start, start + self.share, self.micro_batch):
+            sample = torch.arange(first, first + self.micro_batch, device=self.device)
+            observations, labels = self.data(sample) if self.data is not None else (None, None)
+            batch = Batch(sample=sample, step=step, observations=observations, labels=labels)
+            # Dropout draws from torch's own generator: tie it, too, to the images seen.
+            torch.manual_seed((self.training.seed * 1_000_003 + first * 8 + step) % 2**63)
+            loss, statistics = self.method.loss(phase, batch)
+            (loss.sum() * (phase.loss_scale / self.training.batch)).backward()
+            self.finite &= torch.isfinite(loss.detach()).all()
+            self.statistics.add(f"{phase.name}_loss", loss)
+            for name, values in statistics.items():
+                self.statistics.add(f"{phase.name}_{name}", values)
+
+    def lr_factor(self) -> float:
+        ramp_images = self.training.lr_rampup_kimg * 1000
+        return min((self.images_seen + self.training.batch) / ramp_images, 1.0) if ramp_images else 1.0
+
+    def check_finite(self, phase: Phase | None = None) -> None:
+        if not self.finite.item():
+            where = f"the {phase.name}'s loss or gradient" if phase else "a loss or gradient since the last tick"
+            raise NonFiniteLoss(
+                f"{self.run.path}: {where} is not finite at {self.kimg:g} kimg; nothing of it was saved. "
+                "Try a lower --lr, --clip 1, or --precision fp32, and check the data"
+            )
+
+    def record(self, images_per_sec: float) -> dict[str, Any]:
+        """One line of log.jsonl: means since the last tick; for sigma its least and greatest, too."""
+        record: dict[str, Any] = {"kimg": self.kimg, "step": self.images_seen // self.training.batch}
+        for name, (mean, least, greatest) in self.statistics.summary().items():
+            record[name] = mean
+            if name.endswith("_sigma"):
+                record[name + "_min"], record[name + "_max"] = least, greatest
+        record["lr"] = self.training.lr * self.lr_factor()
+        record["images_per_sec"] = images_per_sec
+        record["seconds"] = self.seconds
+        record["peak_memory_gb"] = peak_memory_gb(self.device)
+        return record
+
+    def snapshot(self) -> None:
+        """A checkpoint and a sample grid, written by the first process."""
+        if distributed.rank() == 0:
+            kimg = round(self.kimg, 3)
+            folder = self.run.save(kimg, self.config, self.method.product().state_dict(), self.capture())
+            save_grid(self.method.preview(), self.run.samples / f"{folder.name}.png")
+        distributed.barrier()
+
+    def capture(self) -> TrainingState:
+        tensors: dict[str, Tensor] = {}
+        for phase in self.method.phases:
+            for name, parameter in phase.network.named_parameters():
+                tensors[f"{phase.name}.weight.{name}"] = parameter
+                for key, value in self.optimizers[phase.name].state.get(parameter, {}).items():
+                    tensors[f"{phase.name}.{key}.{name}"] = value
+        counters = {"images_seen": self.images_seen, "seconds": self.seconds}
+        return TrainingState(tensors=tensors, counters=counters, product={})
+
+    def restore(self, state: TrainingState) -> None:
+        self.images_seen, self.seconds = state.counters["images_seen"], state.counters["seconds"]
+        load_into(self.method.product(), state.product, self.run.path)
+        for phase in self.method.phases:
+            weights = {}
+            for name, parameter in phase.network.named_parameters():
+                weights[name] = state.tensors[f"{phase.name}.weight.{name}"]
+                moments = self.optimizers[phase.name].state[parameter]
+                for key in ("step", "exp_avg", "exp_avg_sq"):
+                    saved = state.tensors.get(f"{phase.name}.{key}.{name}")
+                    if saved is not None:  # absent before the first step
+                        like = parameter if key != "step" else saved
+                        moments[key] = torch.empty_like(like, device=self.device).copy_(saved)
+            phase.network.load_state_dict(weights | dict(phase.network.named_buffers()))
+
+    def catch_signals(self) -> dict[int, Any]:
+        """SIGINT and SIGTERM end the run after the current step; a second one at once. Returns the old handlers."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stop_signal = number
+            for caught, handler in handlers.items():
+                signal.signal(caught, handler)
+
+        handlers: dict[int, Any] = {}
+        try:
+            handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: leave signals alone
+            return {}
+        return handlers

@@ -1,0 +1,133 @@
+"""Evaluating what a path names: a run, whose samples are drawn, or images already there."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from rsd_fast import corruptions
+from rsd_fast.config import Observations
+from rsd_fast.data import ObservedDataset, open_source
+from rsd_fast.engine import Run, distributed
+from rsd_fast.loading import Sampler, model_file
+from rsd_fast.train import open_observations
+
+from .metrics import METRICS, Evaluation, Reference, evaluate, in_batches
+
+PROXIMAL_STEP = 1  # of the random stream: draws for the samples, apart from the data's own (step 0)
+
+
+def evaluate_path(
+    metrics: list[str],
+    path: str,
+    *,
+    reference: str | None = None,
+    observations: str | None = None,
+    corruption: str | None = None,
+    sigma_obs: float | None = None,
+    simulate: bool = False,
+    num: int | None = None,
+    steps: int = 18,
+    truncate: bool = False,
+    batch: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> list[Evaluation]:
+    """The named metrics of `path`; a run's are also appended to its metrics.jsonl.
+
+    path: a run, checkpoint folder or model file, or a source of images. reference: clean images. observations: real
+    observations, by default those the run was trained on; where only proximal metrics are asked for, `reference`
+    serves. corruption, sigma_obs: how they came about, by default as the run says; simulate: they are clean images
+    still to be corrupted. num: samples, by default as many as there are reference images.
+    Raises ValueError, DataError or RunError.
+    """
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ValueError(f"metrics: unknown metric '{metric}'; known: {', '.join(METRICS)}")
+    proximal = [metric for metric in metrics if metric.startswith("proximal-")]
+    if len(proximal) < len(metrics) and reference is None:
+        raise ValueError("reference: the metric compares with clean images; say which")
+    if proximal == metrics and observations is None:
+        observations = reference
+    sampler = None
+    if is_run(path):
+        sampler = Sampler(path, device, steps=steps, truncate=truncate, precision=precision)
+    elif truncate:
+        raise ValueError(f"truncate: {path} is no run, but a set of images")
+
+    references: dict[str, Reference] = {}
+    count = 0
+    if proximal:
+        config = sampler.config.observations if sampler is not None else None
+        data = _observations(config, observations, corruption, sigma_obs, simulate, seed)
+        count = len(data)
+        references["observed"] = Reference(
+            name=data.source.name, batches=in_batches(count, lambda index: data.batch(index)[0])
+        )
+    if len(proximal) < len(metrics):
+        clean = open_source(str(reference))
+        count = len(clean)
+        references["clean"] = Reference(name=clean.name, batches=in_batches(count, clean.tensor))
+
+    samples: Iterator[Tensor]
+    if sampler is not None:
+        num = num or count
+        samples = sampler.batches(num, seed, batch)
+    else:
+        images = open_source(path)
+        samples = in_batches(min(num or count, len(images)), images.tensor)
+
+    def observe(images: Tensor, index: Tensor) -> Tensor:
+        return corruptions.observe(
+            data.corruption, images, index=index, sigma_obs=data.sigma_obs, seed=seed, step=PROXIMAL_STEP
+        )
+
+    results = evaluate(metrics, samples, observe=observe, **references)
+    if sampler is not None:
+        checkpoint = model_file(path).parent.name
+        results = [replace(result, seed=seed, kimg=sampler.kimg, checkpoint=checkpoint) for result in results]
+        run = Run(Path(path))
+        if run.exists() and distributed.rank() == 0:
+            with run.metrics_path.open("a", encoding="utf-8") as log:
+                log.writelines(json.dumps(asdict(result)) + "\n" for result in results)
+    return results
+
+
+def is_run(path: str) -> bool:
+    """Does the path name a run, a checkpoint folder or a model file (rather than images)?"""
+    folder = Path(path)
+    return folder.suffix == ".safetensors" or any((folder / n).is_file() for n in ("config.json", "model.safetensors"))
+
+
+def _observations(
+    run: Observations | None,
+    source: str | None,
+    corruption: str | None,
+    sigma_obs: float | None,
+    simulate: bool,
+    seed: int,
+) -> ObservedDataset:
+    """The real observations to compare with: the run's, or those of `source`."""
+    if run is not None and source is None:
+        return open_observations(run)
+    if source is None:
+        raise ValueError("observations: a proximal metric compares with real observations; say which")
+    if run is not None:
+        corruption, sigma_obs = (
+            corruption or run.corruption,
+            run.sigma_obs if sigma_obs is None else sigma_obs,
+        )
+        simulate = simulate or run.simulate
+        seed = run.seed
+    if corruption is None or sigma_obs is None:
+        raise ValueError("observations: say how they came about, with --corruption and --sigma-obs")
+    return ObservedDataset(
+        open_source(source, observations=not simulate, sigma_obs_max=sigma_obs),
+        corruption=corruptions.parse(corruption),
+        sigma_obs=sigma_obs,
+        seed=seed,
+        simulate=simulate,
+    )

@@ -1,0 +1,202 @@
+"""Trained networks from a run directory, a checkpoint folder or a model.safetensors file."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import config as configs
+from . import networks, ops, sampling
+from .config import Distill, Pretrain, RunConfig
+from .engine import distributed
+from .engine.checkpoint import Run, RunError, load_into, load_model
+from .methods.distill import generate
+from .networks import Denoiser, one_hot
+
+
+class Generator(nn.Module):
+    """A one-step generator: images = D(sigma_init z, sigma_init) of latents z ~ N(0, I).
+
+    image_shape is [C, H, W]; label_dim the number of classes, 0 for none; config the run's.
+    """
+
+    def __init__(self, denoiser: Denoiser, config: Distill):
+        super().__init__()
+        self.denoiser = denoiser
+        self.config = config
+        self.sigma_init = config.distillation.sigma_init
+        self.image_shape = config.observations.image_shape
+        self.label_dim = denoiser.label_dim
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """latents [B, C, H, W], labels [B, label_dim] one-hot or None -> images [B, C, H, W], about [-1, 1]."""
+        return generate(self.denoiser, latents, self.sigma_init, labels)
+
+    @torch.no_grad()
+    def sample(self, num: int, seed: int = 0, *, labels: Tensor | None = None, batch: int = 256) -> Tensor:
+        """`num` images, float32 [num, C, H, W] clipped to [-1, 1]; image i is a function of (seed, i) alone.
+
+        labels: [num] class indices; a conditional generator draws them uniformly where they are not given.
+        batch: images a forward pass. Raises ValueError if num < 1 or labels do not fit.
+        """
+        if num < 1:
+            raise ValueError(f"num: expected at least 1, got {num}")
+        device = next(self.parameters()).device
+        images = []
+        for first in range(0, num, batch):
+            index = torch.arange(first, min(first + batch, num), device=device)
+            z, one_hot_labels = latents(self.image_shape, self.label_dim, index, seed, labels)
+            images.append(self(z, one_hot_labels).clamp(-1, 1))
+        return torch.cat(images)
+
+
+def latents(
+    shape: tuple[int, int, int], label_dim: int, index: Tensor, seed: int, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """(z [B, *shape] ~ N(0, I), one-hot labels [B, label_dim] or None) of the samples number `index` [B] of `seed`.
+
+    labels: class indices by sample number; where they are not given, uniform over the classes.
+    """
+    z = ops.randn((len(index), *shape), seed, index, 0, ops.Stream.LATENT)
+    if not label_dim:
+        if labels is not None:
+            raise ValueError("labels: the network is not conditional on labels")
+        return z, None
+    if labels is None:
+        classes = (ops.uniform((len(index),), seed, index, 0, ops.Stream.LABEL) * label_dim).long()
+    else:
+        classes = labels.to(index.device)[index]
+        if int(classes.min()) < 0 or int(classes.max()) >= label_dim:
+            raise ValueError(f"labels: expected 0 to {label_dim - 1}, got {int(classes.min())} to {int(classes.max())}")
+    return z, one_hot(classes, label_dim)
+
+
+def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") -> Generator:
+    """The one-step generator of a distillation, averaged weights, in evaluation mode.
+
+    path: a run directory (its latest checkpoint), a checkpoint folder or a model.safetensors file.
+    Raises RunError, one line that names the path, where it holds none.
+    """
+    denoiser, config, _ = load(path, device)
+    if not isinstance(config, Distill):
+        raise RunError(f"{path}: holds a teacher, not a one-step generator; make one with rsd-fast distill")
+    return Generator(denoiser, config).eval()
+
+
+def load_denoiser(path: str | os.PathLike, device: str | torch.device = "cpu") -> Denoiser:
+    """The teacher D(x, sigma) of a pretraining, averaged weights, in evaluation mode. Arguments as load_generator."""
+    denoiser, config, _ = load(path, device)
+    if not isinstance(config, Pretrain):
+        raise RunError(f"{path}: holds a one-step generator, not a teacher; use load_generator")
+    return denoiser
+
+
+class Loaded(NamedTuple):
+    network: Denoiser  # averaged weights, frozen
+    config: RunConfig  # of its run
+    kimg: float  # thousand images it was trained on
+
+
+def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Loaded:
+    """The product of a run of either kind. Arguments and errors as load_generator."""
+    file = model_file(path)
+    tensors, metadata = load_model(file)
+    try:
+        config, kimg = configs.from_json(metadata["config"]), float(metadata["kimg"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{file}: {error}") from None
+    denoiser = build_denoiser(config)
+    load_into(denoiser, tensors, file)
+    denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Loaded(denoiser.eval().requires_grad_(False), config, kimg)
+
+
+class Sampler:
+    """Draws images from a run of either kind, batch by batch; image i is a function of (seed, i) alone.
+
+    steps: of Heun's method, for a teacher. truncate: stop a teacher's sampling at sigma_obs, below which it was not
+    trained, and return D there. Raises ValueError for options that do not apply to the run.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        device: str | torch.device = "cpu",
+        *,
+        steps: int = 18,
+        truncate: bool = False,
+        precision: str = "fp32",
+    ):
+        self.denoiser, self.config, self.kimg = load(path, device)
+        if precision == "bf16":
+            self.denoiser.compute_dtype = torch.bfloat16
+        self.steps = steps
+        self.device = torch.device(device)
+        observations = self.config.observations
+        self.one_step = isinstance(self.config, Distill)
+        self.stop_at = observations.sigma_obs if truncate else None
+        if truncate and (self.one_step or not self.stop_at):
+            what = "a one-step generator" if self.one_step else "a teacher of observations without noise"
+            raise ValueError(f"truncate: {path} holds {what}; there is nothing to truncate")
+        self.shape = observations.image_shape if self.one_step else observations.observation_shape
+
+    @torch.no_grad()
+    def draw(self, index: Tensor, seed: int) -> Tensor:
+        """Images number `index` [B] of `seed`: float32 [B, C, H, W], about [-1, 1] (not clipped)."""
+        z, labels = latents(self.shape, self.denoiser.label_dim, index.to(self.device), seed)
+        if isinstance(self.config, Distill):
+            return generate(self.denoiser, z, self.config.distillation.sigma_init, labels)
+        return sampling.heun(self.denoiser, z, steps=self.steps, stop_at=self.stop_at, labels=labels)
+
+    def batches(self, num: int, seed: int = 0, batch: int = 256) -> Iterator[Tensor]:
+        """`num` images in all, in order, on the CPU; `batch` at a time in every process."""
+        world = distributed.world_size()
+        for first in range(0, num, batch * world):
+            index = torch.arange(first, first + batch * world)
+            mine = index[distributed.rank() * batch :][:batch].clamp_max(num - 1)
+            yield distributed.gather(self.draw(mine, seed))[: num - first].cpu()
+
+
+def model_file(path: str | os.PathLike) -> Path:
+    """The model.safetensors that `path` means. Raises RunError."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise RunError(f"{path}: no such run, checkpoint folder or file")
+    if (path / "model.safetensors").is_file():
+        return path / "model.safetensors"
+    if not (path / "config.json").is_file():
+        raise RunError(f"{path}: not a run (it has no config.json)")
+    return Run(path).latest() / "model.safetensors"
+
+
+def build_denoiser(config: RunConfig) -> Denoiser:
+    """A network with fresh weights, of the shapes and settings of a run. Raises ValueError on what does not fit."""
+    network, observations = config.network, config.observations
+    channels, height, width = observations.observation_shape
+    levels = len(network.channel_mult)
+    if max(network.attn_levels, default=0) >= levels or min(network.attn_levels, default=0) < 0:
+        raise ValueError(f"attn_levels: {list(network.attn_levels)} are not among the {levels} levels")
+    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+        raise ValueError(
+            f"{observations.data}: {height}x{width} images do not divide by {2 ** (levels - 1)}, as a network of "
+            f"{levels} levels needs; pad or crop them, or give channel_mult fewer entries"
+        )
+    return networks.create(
+        network.architecture,
+        image_size=height,
+        in_channels=channels,
+        out_channels=channels,
+        model_channels=network.model_channels,
+        channel_mult=network.channel_mult,
+        num_blocks=network.num_blocks,
+        attn_resolutions=tuple(height >> level for level in network.attn_levels),
+        label_dim=observations.label_dim,
+        augment_dim=network.augment_dim,
+        dropout=network.dropout,
+        sigma_data=network.sigma_data,
+    )

@@ -1,0 +1,64 @@
+"""Networks F, and the denoisers D(x, sigma) made of them."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .precond import Denoiser
+from .unet import SongUNet
+
+__all__ = ["Denoiser", "SongUNet", "create", "names", "one_hot"]
+
+_ARCHITECTURES = {"ddpmpp": SongUNet}
+
+
+def names() -> list[str]:
+    return sorted(_ARCHITECTURES)
+
+
+def create(
+    name: str,
+    *,
+    image_size: int = 32,
+    in_channels: int = 3,
+    out_channels: int = 3,
+    model_channels: int = 128,
+    channel_mult: Sequence[int] = (2, 2, 2),
+    num_blocks: int = 4,
+    attn_resolutions: Sequence[int] = (16,),
+    label_dim: int = 0,
+    augment_dim: int = 0,
+    dropout: float = 0.0,
+    sigma_data: float = 0.5,
+) -> Denoiser:
+    """A denoiser of the named architecture with fresh weights (torch's global generator).
+
+    image_size: height in pixels the levels are named for. attn_resolutions: those of image_size, stored by level.
+    sigma_data: standard deviation of the clean images. Raises ValueError on an unknown name or settings that do not
+    fit together.
+    """
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"unknown network '{name}'; known: {', '.join(names())}")
+    if sigma_data <= 0:
+        raise ValueError(f"sigma_data: expected more than 0, got {sigma_data}")
+    model = _ARCHITECTURES[name](
+        image_size=image_size,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        model_channels=model_channels,
+        channel_mult=channel_mult,
+        num_blocks=num_blocks,
+        attn_resolutions=attn_resolutions,
+        label_dim=label_dim,
+        augment_dim=augment_dim,
+        dropout=dropout,
+    )
+    return Denoiser(model, sigma_data=sigma_data, label_dim=label_dim)
+
+
+def one_hot(labels: Tensor, label_dim: int) -> Tensor | None:
+    """Class indices [B] as float32 [B, label_dim]; None where label_dim is 0. An index of -1 becomes zeros."""
+    if label_dim == 0:
+        return None
+    classes = labels.new_tensor(range(label_dim))
+    return (labels[:, None] == classes).float()

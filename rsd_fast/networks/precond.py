@@ -1,0 +1,49 @@
+"""The denoiser D(x, sigma): a network F inside the EDM preconditioning (Karras et al. 2022, equation 7)."""
+
+import torch
+from torch import Tensor, nn
+
+from rsd_fast import ops
+from rsd_fast.ops import edm
+
+
+class Denoiser(nn.Module):
+    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise): the estimate of the clean signal in x.
+
+    F runs in `compute_dtype` (float32, or bfloat16 by autocast with float32 master weights); all else in float32.
+    `model` is F, so that its parameters carry the published names (`model.enc.32x32_conv.weight`).
+    """
+
+    def __init__(self, model: nn.Module, *, sigma_data: float = 0.5, label_dim: int = 0):
+        super().__init__()
+        self.model = model
+        self.sigma_data = sigma_data
+        self.label_dim = label_dim
+        self.compute_dtype = torch.float32
+
+    def raw(
+        self,
+        net_input: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """F of net_input = c_in(sigma) x_t, as `ops.perturb` returns it: [B, C, H, W], sigma [B] -> [B, C', H, W]."""
+        reduced = self.compute_dtype != torch.float32
+        with torch.autocast(net_input.device.type, self.compute_dtype, enabled=reduced):
+            return self.model(net_input, edm.c_noise(sigma.float()), labels, augment_labels)
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """D(x, sigma): x [B, C, H, W] = clean + sigma noise, sigma [B] or a number, labels [B, label_dim] one-hot.
+
+        Returns [B, C, H, W] in float32, or float64 where x is float64 (F itself runs in compute_dtype).
+        """
+        sigma = torch.as_tensor(sigma, dtype=edm.accumulation_dtype(x), device=x.device).expand(len(x))
+        net_input = (edm.c_in(edm.per_sample(sigma, x), self.sigma_data) * x).float()
+        return ops.denoise(self.raw(net_input, sigma, labels, augment_labels), x, sigma, self.sigma_data)

@@ -1,0 +1,127 @@
+"""Both stages, from a config to a finished run: builds data, networks and method, and lets the engine step them."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rsd_fast import corruptions, files
+from rsd_fast.config import Distill, Observations, Pretrain, RunConfig
+from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
+from rsd_fast.data.order import ShuffledObservations
+from rsd_fast.engine import Run, RunError, Trainer, distributed
+from rsd_fast.engine.loop import DataSource
+from rsd_fast.loading import build_denoiser, load
+from rsd_fast.methods import DistillMethod, Method, PretrainMethod
+from rsd_fast.methods.base import PREVIEW_IMAGES
+from rsd_fast.networks import Denoiser
+from rsd_fast.pictures import save_grid
+
+
+def pretrain(
+    config: Pretrain, out: str | os.PathLike, *, resume: bool = False, source: ImageArray | None = None
+) -> Path:
+    """Train a teacher into the run directory `out`; returns it.
+
+    resume: go on from the newest checkpoint there. source: the data of the config, where it is already open.
+    Raises RunError on a directory that cannot be used so, DataError on bad data, engine.NonFiniteLoss, and
+    engine.Interrupted after saving.
+    """
+    dataset = open_observations(config.observations, source)
+
+    def prepare(run: Run) -> None:
+        shown = torch.arange(min(PREVIEW_IMAGES, len(dataset)))
+        save_grid(dataset.batch(shown)[0], run.samples / "observations.png")
+
+    def method(run: Run, device: torch.device) -> Method:
+        torch.manual_seed(config.training.seed)  # initial weights come from torch's global generator
+        return PretrainMethod(config, _place(build_denoiser(config), config, device))
+
+    data = ShuffledObservations(dataset, seed=config.training.seed)
+    return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method, data=data)
+
+
+def distill(config: Distill, out: str | os.PathLike, *, resume: bool = False) -> Path:
+    """Distil config.teacher into a one-step generator in the run directory `out`; returns it. As `pretrain`."""
+
+    def prepare(run: Run) -> None:
+        # A copy, so that the run can be resumed when the teacher has moved on or is gone.
+        with files.atomic_file(run.teacher_path) as temporary:
+            shutil.copyfile(config.teacher, temporary)
+
+    def method(run: Run, device: torch.device) -> Method:
+        teacher = load(run.teacher_path).network
+        return DistillMethod(config, _place(teacher, config, device))
+
+    return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method)
+
+
+def open_observations(observations: Observations, source: ImageArray | None = None) -> ObservedDataset:
+    """The data set a config describes. Raises DataError if the source is no longer what it was."""
+    source = source or open_source(
+        observations.data, observations=not observations.simulate, sigma_obs_max=observations.sigma_obs
+    )
+    dataset = ObservedDataset(
+        source,
+        corruption=corruptions.parse(observations.corruption),
+        sigma_obs=observations.sigma_obs,
+        seed=observations.seed,
+        simulate=observations.simulate,
+    )
+    found = (len(dataset), dataset.observation_shape)
+    expected = (observations.num_images, observations.observation_shape)
+    if found != expected:
+        raise DataError(
+            f"{observations.data}: holds {found[0]} images of shape {list(found[1])}, "
+            f"but the run was made with {expected[0]} of {list(expected[1])}"
+        )
+    return dataset
+
+
+def _train(
+    config: RunConfig,
+    run: Run,
+    *,
+    resume: bool,
+    prepare: Callable[[Run], None],
+    method: Callable[[Run, torch.device], Method],
+    data: DataSource | None = None,
+) -> Path:
+    device = distributed.local_device(config.training.device)
+    # Initial weights and dropout draw from torch's global generators, which are put back as they were afterwards.
+    generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with distributed.process_group(device), generators:
+        _set_precision(config)
+        if distributed.rank() == 0:
+            if not resume:
+                if run.exists():
+                    raise RunError(f"{run.path}: already holds a run; go on with --resume, or use a new folder")
+                run.refuse_foreign_files()
+                prepare(run)
+            elif not run.exists():
+                raise RunError(f"{run.path}: no run to resume (it has no config.json)")
+            run.remove_leftovers()
+        distributed.barrier()
+        built = method(run, device)
+        if config.training.compile:
+            for network in built.networks:
+                network.model.compile()  # in place: parameters keep their names
+        state = run.load_training() if resume else None
+        Trainer(built, config, run, data=data, state=state).run_to_end()
+    return run.path
+
+
+def _place(network: Denoiser, config: RunConfig, device: torch.device) -> Denoiser:
+    """On its device, channels-last (what convolutions are fastest in), in the run's precision."""
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.training.precision == "bf16":
+        network.compute_dtype = torch.bfloat16
+    return network
+
+
+def _set_precision(config: RunConfig) -> None:
+    tf32 = config.training.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32

@@ -1,0 +1,275 @@
+"""Frechet distance against SciPy's matrix root and closed forms, and how metrics go through samples."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+
+from rsd_fast.evaluation import (
+    METRICS,
+    Evaluation,
+    Moments,
+    Reference,
+    evaluate,
+    frechet_distance,
+    in_batches,
+)
+from rsd_fast.evaluation.frechet import MAX_FEATURES
+
+
+def moments(values, batch=None):
+    fitted = Moments()
+    for part in torch.as_tensor(values).split(batch or len(values)):
+        fitted.add(part)
+    return fitted
+
+
+def exact_sample(count, mean, covariance, seed=0):
+    """Vectors whose sample mean and unbiased covariance are exactly the given ones."""
+    values = np.random.default_rng(seed).standard_normal((count, len(mean)))
+    values -= values.mean(0)
+    values = np.linalg.qr(values)[0] * (count - 1) ** 0.5  # now of covariance I
+    return torch.from_numpy(values @ np.linalg.cholesky(covariance + 0.0).T + mean)
+
+
+def wishart(size, seed):
+    a = np.random.default_rng(seed).standard_normal((size, size + 2))
+    return a @ a.T / size
+
+
+def scipy_distance(a, b):
+    """The definition on [N, D] arrays."""
+    cov1, cov2 = (np.atleast_2d(np.cov(v, rowvar=False)) for v in (a, b))
+    root = linalg.sqrtm(cov1 @ cov2)
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov1 + cov2 - 2 * np.real(root))
+
+
+def images(count, seed, shape=(1, 3, 3), scale=1.0, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, *shape, generator=generator) * scale + shift
+
+
+# Moments
+
+
+@pytest.mark.parametrize("batch", [None, 1, 7, 50])
+def test_moments_are_the_mean_and_the_unbiased_covariance(batch):
+    values = exact_sample(101, np.arange(5.0), wishart(5, 0)).numpy() + np.random.default_rng(1).random((101, 5))
+    mean, covariance = moments(values, batch).fit()
+    np.testing.assert_allclose(mean, values.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(values, rowvar=False), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("mean", [1e3, -1e6])
+def test_a_large_mean_cancels_no_digits(mean):
+    values = np.random.default_rng(0).standard_normal((500, 4)) + mean
+    found_mean, covariance = moments(values, 60).fit()
+    np.testing.assert_allclose(found_mean, values.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(covariance, np.cov(values, rowvar=False), rtol=1e-9, atol=1e-10)
+
+
+def test_a_first_batch_that_is_no_guess_of_the_mean_does_no_harm():
+    values = np.random.default_rng(0).standard_normal((500, 3)) + 10
+    values[0] = [-500.0, 900.0, 0.0]
+    _, covariance = moments(values, 1).fit()
+    np.testing.assert_allclose(covariance, np.cov(values, rowvar=False), rtol=1e-10)
+
+
+def test_float32_features_are_summed_in_float64():
+    values = (np.random.default_rng(0).standard_normal((3000, 3)) + 1e3).astype(np.float32)
+    _, covariance = moments(values, 100).fit()
+    np.testing.assert_allclose(covariance, np.cov(values.astype(np.float64), rowvar=False), rtol=1e-10)
+
+
+def test_too_few_vectors_raise():
+    with pytest.raises(ValueError, match="at least 2"):
+        moments(torch.zeros(1, 3)).fit()
+    with pytest.raises(ValueError, match="at least 2"):
+        Moments().fit()
+
+
+def test_too_many_features_raise_and_say_how_many():
+    with pytest.raises(ValueError, match=rf"{MAX_FEATURES + 1}.*{MAX_FEATURES}"):
+        Moments().add(torch.zeros(1, MAX_FEATURES + 1))
+
+
+# frechet_distance
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 40])
+def test_distance_matches_scipy(size):
+    a = exact_sample(200, np.zeros(size), wishart(size, 0), seed=1)
+    b = exact_sample(150, np.linspace(-1, 1, size), wishart(size, 2), seed=3)
+    expected = scipy_distance(a.numpy(), b.numpy())
+    assert frechet_distance(moments(a), moments(b)) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(moments(b), moments(a)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_distance_matches_the_closed_form_of_commuting_gaussians():
+    """|m1 - m2|^2 + sum (sqrt(a) - sqrt(b))^2 for covariances with common eigenvectors."""
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
+    a, b = np.geomspace(0.01, 5, 6), np.geomspace(3, 0.1, 6)
+    m1, m2 = np.arange(6.0), np.ones(6)
+    first = exact_sample(80, m1, (rotation * a) @ rotation.T)
+    second = exact_sample(90, m2, (rotation * b) @ rotation.T, seed=1)
+    expected = ((m1 - m2) ** 2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    assert frechet_distance(moments(first), moments(second)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_distance_matches_the_closed_form_in_two_dimensions():
+    """tr (C1 C2)^(1/2) = sqrt(tr(C1 C2) + 2 sqrt(det(C1 C2))) for covariances that do not commute."""
+    c1, c2 = np.array([[2.0, 0.9], [0.9, 0.7]]), np.array([[0.5, -0.4], [-0.4, 1.5]])
+    product = c1 @ c2
+    cross = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
+    first, second = exact_sample(30, np.zeros(2), c1), exact_sample(40, np.array([1.0, 2.0]), c2, seed=1)
+    expected = 5 + np.trace(c1 + c2) - 2 * cross
+    assert frechet_distance(moments(first), moments(second)) == pytest.approx(expected, rel=1e-11)
+
+
+def test_distance_of_a_shift_and_of_a_scale():
+    values = images(100, 0).flatten(1).double()
+    variance = np.trace(np.cov(values.numpy(), rowvar=False))
+    assert frechet_distance(moments(values), moments(values + 0.5)) == pytest.approx(9 * 0.25, rel=1e-9)
+    expected = variance * (2 - 1) ** 2 + (values.mean(0) ** 2).sum().item()
+    assert frechet_distance(moments(values), moments(2 * values)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [5, 100], ids=["fewer-than-features", "more"])
+def test_a_set_is_at_no_distance_from_itself(count):
+    values = images(count, 0).flatten(1)
+    distance = frechet_distance(moments(values), moments(values, 2))
+    assert 0 <= distance < 1e-6
+
+
+def test_rank_deficient_covariances():
+    """Features that never vary, as the border of digits: they count by their means alone."""
+    a, b = (exact_sample(50, np.zeros(3), wishart(3, seed), seed=seed) for seed in (0, 1))
+    expected = scipy_distance(a.numpy(), b.numpy())
+    pad_a, pad_b = torch.full((50, 2), -1.0), torch.full((50, 2), -1.0)
+    pad_b[:, 1] = 0.5
+    first, second = torch.cat([a, pad_a], 1), torch.cat([b, pad_b], 1)
+    assert frechet_distance(moments(first), moments(second)) == pytest.approx(expected + 2.25, rel=1e-7)
+
+
+def test_distance_does_not_depend_on_the_batches():
+    a, b = images(101, 0).flatten(1), images(77, 1, scale=1.5).flatten(1)
+    expected = frechet_distance(moments(a), moments(b))
+    assert expected > 0.5
+    for batch in (1, 10, 76):
+        assert frechet_distance(moments(a, batch), moments(b, batch)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_features_of_different_length_raise():
+    with pytest.raises(ValueError, match=r"3.*4"):
+        frechet_distance(moments(torch.randn(9, 3)), moments(torch.randn(9, 4)))
+
+
+# evaluate
+
+
+class Once:
+    """Batches that can be gone through once, and tell whether they were."""
+
+    def __init__(self, values, batch):
+        self.parts, self.given, self.started = values.split(batch), 0, 0
+
+    def __iter__(self):
+        self.started += 1
+        assert self.started == 1, "gone through twice"
+        for part in self.parts:
+            self.given += 1
+            yield part
+
+
+@pytest.mark.parametrize("batch", [13, 40, 100])
+def test_evaluate_gives_both_metrics_of_one_pass(batch):
+    samples, clean, observed = images(100, 0), images(80, 1, scale=1.3), images(90, 2, shift=0.4)
+    seen = []
+
+    def observe(x, index):
+        seen.append(index)
+        return x + 0.1 * index[:, None, None, None] / 100
+
+    once = Once(samples, batch)
+    results = evaluate(
+        ["pixel-fd", "proximal-pixel-fd"],
+        once,
+        clean=Reference(name="clean set", batches=clean.split(33)),
+        observed=Reference(name="observed set", batches=Once(observed, 32)),
+        observe=observe,
+    )
+    assert once.given == len(once.parts)
+    assert torch.equal(torch.cat(seen), torch.arange(100)), "an observation belongs to its index"
+    corrupted = samples + 0.1 * torch.arange(100)[:, None, None, None] / 100
+    expected = [
+        scipy_distance(samples.flatten(1).double().numpy(), clean.flatten(1).double().numpy()),
+        scipy_distance(corrupted.flatten(1).double().numpy(), observed.flatten(1).double().numpy()),
+    ]
+    assert [result.value for result in results] == pytest.approx(expected, rel=1e-6)
+    assert expected[0] != pytest.approx(expected[1], rel=0.05)
+    assert results[0] == Evaluation(
+        metric="pixel-fd", value=results[0].value, num=100, reference="clean set", num_reference=80
+    )
+    assert results[1] == Evaluation(
+        metric="proximal-pixel-fd",
+        value=results[1].value,
+        num=100,
+        reference="observed set",
+        num_reference=90,
+    )
+    assert all(result.features == "pixels" for result in results)
+
+
+@pytest.mark.parametrize("order", [["proximal-pixel-fd", "pixel-fd"], ["pixel-fd"], ["proximal-pixel-fd"]])
+def test_results_come_in_the_order_asked_for(order):
+    reference = Reference(name="r", batches=[images(30, 1)])
+    results = evaluate(order, [images(30, 0)], clean=reference, observed=reference, observe=lambda x, index: x)
+    assert [result.metric for result in results] == order
+
+
+def test_proximal_needs_no_clean_image():
+    observed = Reference(name="r", batches=[images(30, 1)])
+    (result,) = evaluate(
+        ["proximal-pixel-fd"], iter([images(30, 0)]), observed=observed, observe=lambda x, index: 2 * x
+    )
+    (wanted,) = evaluate(["pixel-fd"], [2 * images(30, 0)], clean=observed)
+    assert result.value == pytest.approx(wanted.value, rel=1e-12)
+
+
+def test_an_unknown_metric_is_named_before_anything_is_drawn():
+    once = Once(images(10, 0), 5)
+    with pytest.raises(ValueError, match=r"'fid'.*pixel-fd.*proximal-pixel-fd"):
+        evaluate(["pixel-fd", "fid"], once, clean=Reference(name="r", batches=[images(9, 1)]))
+    assert once.started == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "given"),
+    [
+        ("pixel-fd", {}),
+        ("pixel-fd", {"observed"}),
+        ("proximal-pixel-fd", {"clean"}),
+        ("proximal-pixel-fd", {"observed"}),
+    ],
+)
+def test_a_missing_reference_names_the_metric_before_anything_is_drawn(metric, given):
+    once = Once(images(10, 0), 5)
+    with pytest.raises(ValueError, match=metric):
+        evaluate([metric], once, **{name: Reference(name="r", batches=[images(9, 1)]) for name in given})
+    assert once.started == 0
+
+
+def test_a_reference_of_another_size_raises():
+    with pytest.raises(ValueError, match=r"9.*16"):
+        evaluate(["pixel-fd"], [images(9, 0)], clean=Reference(name="r", batches=[images(9, 1, (1, 4, 4))]))
+
+
+def test_the_metrics_are_those_of_the_command_line():
+    assert set(METRICS) == {"pixel-fd", "proximal-pixel-fd"}
+
+
+@pytest.mark.parametrize(("count", "batch", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 10, [3]), (0, 4, [])])
+def test_in_batches_reads_every_index_once(count, batch, sizes):
+    parts = list(in_batches(count, lambda index: index, batch))
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat([torch.empty(0, dtype=torch.long), *parts]), torch.arange(count))
