@@ -10,7 +10,7 @@ from . import options
 @click.option("--corruption", metavar="SPEC", default="identity", show_default=True, help="Operator.")
 @click.option(
     "--sigma-obs",
-    type=click.FloatRange(min=0),
+    type=options.AT_LEAST_0,
     metavar="S",
     default=0.0,
     show_default=True,
@@ -36,20 +36,20 @@ def corrupt(
     import torch
 
     from rsd_fast import corruptions, pictures
-    from rsd_fast.data import DataError, ObservedDataset, open_source, to_uint8, write_npz, write_png_folder
+    from rsd_fast.data import ObservedDataset, open_source, to_uint8, write_npz, write_png_folder
     from rsd_fast.evaluation.metrics import in_batches
 
+    from .output import refuse_existing
     from .progress import counted
     from .resolve import resolve_device, usage_errors
 
+    refuse_existing(out)
     with usage_errors():
         operator = corruptions.parse(corruption)
         source = open_source(data)
         operator.observation_shape(source.image_shape)
         dataset = ObservedDataset(source, corruption=operator, sigma_obs=sigma_obs, seed=seed, simulate=True)
         place = resolve_device(device)
-    if out.endswith(".npz") and Path(out).exists():
-        raise DataError(f"{out}: exists already")
     observations = counted(
         in_batches(len(dataset), lambda index: dataset.batch(index, place)[0].cpu()), len(dataset), "corrupt"
     )

@@ -11,13 +11,14 @@ from . import options
 @click.option("--teacher", metavar="RUN|FILE", type=click.Path(), help="Run of rsd-fast pretrain, or its model file.")
 @options.run
 @click.option("--loss", type=click.Choice(["sid"]), help="Of the generator.  [default: sid]")
-@click.option("--alpha", type=click.FloatRange(min=0), help="SiD's alpha.  [default: 1.2]")
+@click.option("--alpha", type=options.AT_LEAST_0, help="SiD's alpha.  [default: 1.2]")
 @click.option("--tmax", type=options.POSITIVE, help="Thousandths of the sampler's grid to draw from.  [default: 800]")
 @click.option("--sigma-init", type=options.POSITIVE, help="Noise level the generator starts at.  [default: 2.5]")
 @click.option("--sigma-min", type=options.POSITIVE, help="Least noise level of the grid.  [default: 0.002]")
 @click.option("--sigma-max", type=options.POSITIVE, help="Greatest noise level of the grid.  [default: 80]")
 @click.option("--rho", type=options.POSITIVE, help="Exponent of the grid.  [default: 7]")
 @click.option("--fake-lr", type=options.POSITIVE, help="Adam's learning rate for the fake score.")
+@click.option("--fake-beta1", type=options.FRACTION, help="Adam's first decay for the fake score.  [default: 0]")
 @options.training
 def distill(dry_run: bool, **given: Any) -> None:
     """Distil a teacher into a one-step generator.

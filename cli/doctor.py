@@ -7,12 +7,16 @@ from . import options
 
 @click.command()
 @options.json_flag
+@options.device
+@click.option("--seed", type=options.SEED, expose_value=False, hidden=True)  # every command has one; nothing is random
 @options.debug
-def doctor(as_json: bool) -> None:
-    """Show versions, devices and backends."""
+def doctor(as_json: bool, device: str) -> None:
+    """Show versions, devices and backends; of the ops on one device with --device."""
     import json
 
     from rsd_fast.doctor import report, table
 
     found = report()
+    if device != "auto":
+        found["ops"] = {op: {device: served[device]} for op, served in found["ops"].items()}
     click.echo(json.dumps(found, indent=2) if as_json else table(found))

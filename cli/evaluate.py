@@ -9,12 +9,12 @@ from . import options
 
 @click.command()
 @click.option("--run", "path", metavar="RUN|DIR|FILE.npz", required=True, help="A run, or images already drawn.")
-@click.option("--reference", metavar="SRC", help="Clean images; for proximal metrics alone, as --observations.")
+@click.option("--reference", metavar="SRC", help="Clean images; for proximal metrics alone, as the run's --data.")
 @click.option("--observations", metavar="SRC", help="Real observations.  [default: those the run was trained on]")
 @click.option("--metrics", default="pixel-fd", show_default=True, help="Comma-separated: pixel-fd, proximal-pixel-fd.")
 @click.option("--corruption", metavar="SPEC", help="For proximal metrics of images that are not a run's.")
-@click.option("--sigma-obs", type=click.FloatRange(min=0), metavar="S", help="Likewise.")
-@click.option("--simulate", is_flag=True, help="--observations holds clean images, to be corrupted first.")
+@click.option("--sigma-obs", type=options.AT_LEAST_0, metavar="S", help="Likewise.")
+@click.option("--simulate", is_flag=True, help="--observations are clean images, to be corrupted first.")
 @click.option(
     "--num",
     type=click.IntRange(min=2),

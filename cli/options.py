@@ -1,5 +1,6 @@
 """Options that several commands share, as click decorators. A default of None is filled in from the preset."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,8 +35,22 @@ class Integers(click.ParamType):
             self.fail(f"expected integers with commas between, e.g. 1,2,2, got '{value}'", param, ctx)
 
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
-FRACTION = click.FloatRange(min=0, max=1, max_open=True)
+class Number(click.FloatRange):
+    """A finite number in a range; click's own lets nan and inf through."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+NUMBER = Number()
+POSITIVE = Number(min=0, min_open=True)
+AT_LEAST_0 = Number(min=0)
+FRACTION = Number(min=0, max=1, max_open=True)
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0, max=2**64 - 1)
 
@@ -78,7 +93,7 @@ observation = join(
     ),
     click.option(
         "--sigma-obs",
-        type=click.FloatRange(min=0),
+        type=AT_LEAST_0,
         metavar="S",
         help="Standard deviation of the observations' noise, images in [-1, 1]; 0 for none.",
     ),
@@ -113,7 +128,7 @@ training = join(
     click.option("--batch", type=COUNT, help="Images a step, over all processes."),
     click.option("--micro-batch", type=COUNT, help="Images a forward pass.  [default: the whole batch]"),
     click.option("--lr", type=POSITIVE, help="Adam's learning rate."),
-    click.option("--lr-rampup-kimg", type=click.FloatRange(min=0), help="Thousand images of linear warm-up."),
+    click.option("--lr-rampup-kimg", type=AT_LEAST_0, help="Thousand images of linear warm-up."),
     click.option("--beta1", type=FRACTION, help="Adam's first decay."),
     click.option("--beta2", type=FRACTION, help="Adam's second decay."),
     click.option("--clip", type=POSITIVE, help="Largest norm of the gradient.  [default: no clipping]"),

@@ -22,7 +22,7 @@ from . import options
     type=click.Choice(["truncated", "clamped"]),
     help="Noise levels below sigma_obs are not drawn, or raised to it as published code does.  [default: truncated]",
 )
-@click.option("--p-mean", type=float, help="Mean of ln sigma in training.  [default: -1.2]")
+@click.option("--p-mean", type=options.NUMBER, help="Mean of ln sigma in training.  [default: -1.2]")
 @click.option("--p-std", type=options.POSITIVE, help="Standard deviation of ln sigma.  [default: 1.2]")
 @click.option("--cond/--no-cond", default=None, help="Condition on the data's labels.  [default: no-cond]")
 @options.network

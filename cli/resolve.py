@@ -1,7 +1,7 @@
 """From options to a config: preset under options, or a saved run under the few options that may change it."""
 
 import dataclasses
-import re
+import filecmp
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +11,8 @@ import click
 
 from rsd_fast import corruptions, objectives, presets
 from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, RunConfig, Training
-from rsd_fast.data import ImageArray, open_source
-from rsd_fast.engine import Run, RunError
+from rsd_fast.data import DataError, ImageArray, open_source
+from rsd_fast.engine import Run, RunError, distributed
 from rsd_fast.loading import build_denoiser, load, model_file
 from rsd_fast.objectives import Objective
 
@@ -27,9 +27,13 @@ def usage_errors() -> Iterator[None]:
     """A ValueError about a field becomes a usage error about its option: `lr: ...` -> `--lr: ...`."""
     try:
         yield
+    except DataError:  # a ValueError, too, but about a file
+        raise
     except ValueError as error:
-        message = re.sub(r"^([a-z][a-z0-9_]*): ", lambda m: f"--{m[1].replace('_', '-')}: ", str(error))
-        raise click.UsageError(message) from None
+        field, colon, rest = str(error).partition(": ")
+        if colon and field in {parameter.name for parameter in click.get_current_context().command.params}:
+            raise click.UsageError(f"--{field.replace('_', '-')}: {rest}") from None
+        raise click.UsageError(str(error)) from None
 
 
 def resolve_device(name: str | None) -> str:
@@ -134,7 +138,8 @@ def distill_config(options: Options) -> tuple[Distill, bool]:
         return resumed(run, Distill, options), True
     if options["teacher"] is None:
         raise click.UsageError("Missing option '--teacher'.")
-    teacher = load(options["teacher"]).config
+    file = model_file(options["teacher"])
+    teacher = load(file).config
     if not isinstance(teacher, Pretrain):
         raise RunError(f"{options['teacher']}: holds a one-step generator; --teacher wants a run of rsd-fast pretrain")
     with usage_errors():
@@ -143,7 +148,7 @@ def distill_config(options: Options) -> tuple[Distill, bool]:
         preset = presets.load(name)
         return Distill(
             preset=name,
-            teacher=str(model_file(options["teacher"])),
+            teacher=str(file),
             observations=teacher.observations,
             network=dataclasses.replace(teacher.network, dropout=0.0),
             objective=teacher.objective,
@@ -160,7 +165,13 @@ def given(options: Options, kind: type) -> Options:
 
 def training(preset: Options, options: Options, device: str) -> Training:
     precision = resolve_precision(options["precision"], device)
-    return Training(**{**preset, **given(options, Training), "device": device, "precision": precision})
+    resolved = Training(**{**preset, **given(options, Training), "device": device, "precision": precision})
+    if resolved.batch % (distributed.world_size() * (resolved.micro_batch or 1)):
+        raise ValueError(
+            f"batch: {resolved.batch} is not divisible by {distributed.world_size()} processes x "
+            f"micro-batch {resolved.micro_batch or 1}"
+        )
+    return resolved
 
 
 def check_network(config: RunConfig) -> None:
@@ -184,6 +195,8 @@ def resumed(run: Run, kind: type, options: Options) -> Any:
     changes: dict[str, Options] = {}
     for section in dataclasses.fields(config):
         values = getattr(config, section.name)
+        if isinstance(config, Distill) and section.name == "observations":
+            continue  # the teacher's; its seed is not the one of --seed
         pairs = given(options, type(values)).items() if dataclasses.is_dataclass(values) else ()
         for name, value in pairs:
             saved = getattr(values, name)
@@ -194,7 +207,9 @@ def resumed(run: Run, kind: type, options: Options) -> Any:
             changes.setdefault(section.name, {})[name] = value
     with usage_errors():
         replaced = {name: dataclasses.replace(getattr(config, name), **new) for name, new in changes.items()}
-        return dataclasses.replace(config, **replaced)
+        result = dataclasses.replace(config, **replaced)
+    resolve_precision(result.training.precision, resolve_device(result.training.device))  # are they still to be had?
+    return result
 
 
 def refuse_changes(run: Run, config: Any, options: Options) -> None:
@@ -208,6 +223,10 @@ def refuse_changes(run: Run, config: Any, options: Options) -> None:
     for name, value in saved.items():
         if options.get(name) not in (None, value):
             raise changed(run, name, value)
+    if isinstance(config, Distill) and options.get("teacher") is not None:
+        file = model_file(options["teacher"])
+        if str(file) != config.teacher and not filecmp.cmp(file, run.teacher_path, shallow=False):
+            raise changed(run, "teacher", config.teacher)
 
 
 def changed(run: Run, name: str, saved: object) -> click.UsageError:

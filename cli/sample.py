@@ -35,9 +35,11 @@ def sample(
     from rsd_fast.data import to_uint8, write_npz, write_png_folder
     from rsd_fast.loading import Sampler
 
+    from .output import refuse_existing
     from .progress import counted, in_processes
     from .resolve import resolve_device, resolve_precision, usage_errors
 
+    refuse_existing(out)
     device = resolve_device(device)
     with in_processes(device) as first, usage_errors():
         sampler = Sampler(path, device, steps=steps, truncate=truncate, precision=resolve_precision(precision, device))

@@ -114,6 +114,7 @@ class Distillation:
     sigma_max: float = 80.0
     rho: float = 7.0
     fake_lr: float = 1e-5  # of the fake score; the generator's is training.lr
+    fake_beta1: float = 0.0  # likewise training.beta1
     generator_loss_scale: float = 100.0  # matters to Adam's eps and to clipping alone
 
     def __post_init__(self) -> None:
@@ -124,6 +125,8 @@ class Distillation:
         for name in ("sigma_init", "sigma_min", "rho", "fake_lr", "generator_loss_scale"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if not 0 <= self.fake_beta1 < 1:
+            raise ValueError(f"fake_beta1: expected 0 <= fake_beta1 < 1, got {self.fake_beta1}")
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"sigma_max: expected more than sigma_min ({self.sigma_min}), got {self.sigma_max}")
 

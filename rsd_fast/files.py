@@ -40,10 +40,12 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             sync(file)
         sync(temporary)
+        aside = temporary.with_name(temporary.name + "-old")
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(aside)  # removed only once the new one is in its place
         temporary.replace(path)
         sync(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """Trained networks from a run directory, a checkpoint folder or a model.safetensors file."""
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from .config import Distill, Pretrain, RunConfig
 from .engine import distributed
 from .engine.checkpoint import Run, RunError, load_into, load_model
 from .methods.distill import generate
-from .networks import Denoiser, one_hot
+from .networks import Denoiser, one_hot, set_precision
 
 
 class Generator(nn.Module):
@@ -68,6 +69,8 @@ def latents(
     if labels is None:
         classes = (ops.uniform((len(index),), seed, index, 0, ops.Stream.LABEL) * label_dim).long()
     else:
+        if len(labels) <= int(index.max()):
+            raise ValueError(f"labels: expected one for each image, got {len(labels)}")
         classes = labels.to(index.device)[index]
         if int(classes.min()) < 0 or int(classes.max()) >= label_dim:
             raise ValueError(f"labels: expected 0 to {label_dim - 1}, got {int(classes.min())} to {int(classes.max())}")
@@ -130,9 +133,9 @@ class Sampler:
         truncate: bool = False,
         precision: str = "fp32",
     ):
-        self.denoiser, self.config, self.kimg = load(path, device)
-        if precision == "bf16":
-            self.denoiser.compute_dtype = torch.bfloat16
+        self.file = model_file(path)
+        self.denoiser, self.config, self.kimg = load(self.file, device)
+        set_precision(self.denoiser, precision)
         self.steps = steps
         self.device = torch.device(device)
         observations = self.config.observations
@@ -152,12 +155,14 @@ class Sampler:
         return sampling.heun(self.denoiser, z, steps=self.steps, stop_at=self.stop_at, labels=labels)
 
     def batches(self, num: int, seed: int = 0, batch: int = 256) -> Iterator[Tensor]:
-        """`num` images in all, in order, on the CPU; `batch` at a time in every process."""
+        """`num` images in all, in order, on the CPU; at most `batch` at a time in every process."""
         world = distributed.world_size()
-        for first in range(0, num, batch * world):
-            index = torch.arange(first, first + batch * world)
-            mine = index[distributed.rank() * batch :][:batch].clamp_max(num - 1)
+        first = 0
+        while first < num:
+            share = min(batch, math.ceil((num - first) / world))  # equal in all processes, as gathering needs
+            mine = torch.arange(share) + first + distributed.rank() * share
             yield distributed.gather(self.draw(mine, seed))[: num - first].cpu()
+            first += share * world
 
 
 def model_file(path: str | os.PathLike) -> Path:

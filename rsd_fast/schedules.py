@@ -40,7 +40,7 @@ def truncated_log_normal(u: Tensor, sigma_obs: Tensor | float, p_mean: float, p_
     E[mass f(sigma)] equals the expectation of f over the untruncated law wherever f is 0 below sigma_obs, as the
     Tweedie loss is when sigma is clamped: the same expected gradient, without the evaluations that contribute nothing.
     """
-    sigma_obs = torch.as_tensor(sigma_obs, dtype=u.dtype, device=u.device)
+    sigma_obs = _as_level(sigma_obs, u)
     lowest = (sigma_obs.log() - p_mean) / p_std  # -inf for sigma_obs = 0
     # By the upper tail, and erfc rather than ndtr, so that both stay accurate where little mass is left.
     mass = torch.special.erfc(lowest * math.sqrt(0.5)) / 2
@@ -50,6 +50,12 @@ def truncated_log_normal(u: Tensor, sigma_obs: Tensor | float, p_mean: float, p_
 
 def clamped_log_normal(u: Tensor, sigma_obs: Tensor | float, p_mean: float, p_std: float) -> tuple[Tensor, Tensor]:
     """As above, but sigma below sigma_obs is raised to it, as published code does; mass is 1."""
-    sigma_obs = torch.as_tensor(sigma_obs, dtype=u.dtype, device=u.device)
+    sigma_obs = _as_level(sigma_obs, u)
     sigma = torch.exp(p_mean - p_std * torch.special.ndtri(u))
     return torch.maximum(sigma, sigma_obs), torch.ones_like(sigma)
+
+
+def _as_level(sigma: Tensor | float, like: Tensor) -> Tensor:
+    if isinstance(sigma, Tensor):
+        return sigma.to(like.device, like.dtype)
+    return torch.full((), sigma, dtype=like.dtype, device=like.device)

@@ -16,7 +16,7 @@ from rsd_fast.engine.loop import DataSource
 from rsd_fast.loading import build_denoiser, load
 from rsd_fast.methods import DistillMethod, Method, PretrainMethod
 from rsd_fast.methods.base import PREVIEW_IMAGES
-from rsd_fast.networks import Denoiser
+from rsd_fast.networks import Denoiser, set_precision
 from rsd_fast.pictures import save_grid
 
 
@@ -93,7 +93,6 @@ def _train(
     # Initial weights and dropout draw from torch's global generators, which are put back as they were afterwards.
     generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with distributed.process_group(device), generators:
-        _set_precision(config)
         if distributed.rank() == 0:
             if not resume:
                 if run.exists():
@@ -116,12 +115,5 @@ def _train(
 def _place(network: Denoiser, config: RunConfig, device: torch.device) -> Denoiser:
     """On its device, channels-last (what convolutions are fastest in), in the run's precision."""
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.training.precision == "bf16":
-        network.compute_dtype = torch.bfloat16
+    set_precision(network, config.training.precision)
     return network
-
-
-def _set_precision(config: RunConfig) -> None:
-    tf32 = config.training.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32

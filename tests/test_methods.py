@@ -138,7 +138,19 @@ def test_labels_reach_all_three_networks():
     labels = method.draw_labels(batch(1, size=4000))
     assert labels.shape == (4000, 10) and torch.equal(labels.sum(1), torch.ones(4000))
     assert labels.mean(0).sub(0.1).abs().max() < 0.02
+    seen = {}
+    for name, network in zip(("teacher", "fake", "generator"), method.networks, strict=True):
+        raw = network.raw
+
+        def spy(net_input, sigma, labels=None, augment_labels=None, raw=raw, name=name):
+            seen[name] = labels
+            return raw(net_input, sigma, labels, augment_labels)
+
+        network.raw = spy
     method.loss(method.generator_phase, batch(2))[0].sum().backward()
+    expected = method.draw_labels(batch(2))
+    assert set(seen) == {"teacher", "fake", "generator"}
+    assert all(torch.equal(labels, expected) for labels in seen.values())
     assert method.generator_phase.network.model.map_label.weight.grad.abs().sum() > 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ class Statistics:
     @torch.no_grad()
     def add(self, name: str, values: Tensor) -> None:
         values = values.detach().to(torch.float64).flatten()
-        moments = torch.stack([values.new_tensor(values.numel()), values.sum()])
+        count = torch.full((), values.numel(), dtype=values.dtype, device=values.device)
+        moments = torch.stack([count, values.sum()])
         extremes = torch.stack([-values.min(), values.max()])
         if name in self.moments:
             self.moments[name] += moments
@@ -59,6 +61,7 @@ class Log:
             unit="kimg",
             desc=title,
             disable=not terminal,
+            ncols=shutil.get_terminal_size().columns,  # a terminal that does not know its width has 80
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} kimg [{elapsed}<{remaining}{postfix}]",
         )
         if self.active:

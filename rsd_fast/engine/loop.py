@@ -18,7 +18,7 @@ from rsd_fast.methods.base import Batch, Method, Phase
 from rsd_fast.pictures import save_grid
 
 from . import distributed
-from .checkpoint import Run, TrainingState, load_into
+from .checkpoint import Run, RunError, TrainingState, load_into
 from .ema import Ema
 from .log import Log, Statistics, peak_memory_gb
 
@@ -66,7 +66,7 @@ class Trainer:
             phase.name: torch.optim.Adam(
                 self.parameters[phase.name],
                 lr=phase.lr,
-                betas=(t.beta1, t.beta2),
+                betas=(phase.beta1, t.beta2),
                 eps=t.adam_eps,
                 fused=self.device.type in ("cpu", "cuda"),
             )
@@ -77,6 +77,7 @@ class Trainer:
             for phase in method.phases
             if phase.ema is not None
         }
+        self.resumed = state is not None
         if state is not None:
             self.restore(state)
         self.statistics = Statistics()
@@ -90,32 +91,36 @@ class Trainer:
     def run_to_end(self) -> None:
         """Train, log and save. Raises NonFiniteLoss, and Interrupted after saving on SIGINT or SIGTERM."""
         t = self.training
-        log = Log(self.run.log_path, total_kimg=t.kimg, kimg=self.kimg, title=self.config.kind)
         total_images = math.ceil(t.kimg * 1000 / t.batch) * t.batch
+        log = Log(self.run.log_path, total_kimg=total_images / 1000, kimg=self.kimg, title=self.config.kind)
         handlers = self.catch_signals()
         try:
-            if self.images_seen == 0:
+            if not self.resumed:
                 self.snapshot()
             tick_start, tick_images = time.perf_counter(), self.images_seen
-            while self.images_seen < total_images and self.stop_signal is None:
+            done = stopped = False
+            while self.images_seen < total_images and not done:
                 self.step()
                 log.advance(self.kimg)
-                done = self.images_seen >= total_images or self.stop_signal is not None
-                snapshot_due = done or self.passed(t.snapshot_kimg)
-                if snapshot_due or self.passed(t.log_kimg):
-                    self.check_finite()
-                    elapsed = time.perf_counter() - tick_start
-                    self.seconds += elapsed
-                    log.tick(self.record((self.images_seen - tick_images) / elapsed))
-                    if snapshot_due:
-                        self.snapshot()
-                    tick_start, tick_images = time.perf_counter(), self.images_seen
+                finished = self.images_seen >= total_images
+                tick = finished or self.passed(t.snapshot_kimg) or self.passed(t.log_kimg)
+                stopped = self.stop_agreed(tick)
+                done = finished or stopped
+                if not (tick or done):
+                    continue
+                self.check_finite()
+                elapsed = time.perf_counter() - tick_start
+                self.seconds += elapsed
+                log.tick(self.record((self.images_seen - tick_images) / elapsed))
+                if done or self.passed(t.snapshot_kimg):
+                    self.snapshot()
+                tick_start, tick_images = time.perf_counter(), self.images_seen
         finally:
             log.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        if self.stop_signal is not None:
-            name = signal.Signals(self.stop_signal).name
+        if stopped:
+            name = signal.Signals(self.stop_signal).name if self.stop_signal else "another process was stopped"
             raise Interrupted(f"{name}: {self.run.path} is saved at {self.kimg:g} kimg; go on with --resume")
 
     def passed(self, interval_kimg: float) -> bool:
@@ -136,8 +141,8 @@ class Trainer:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.training.clip, norm)
             self.statistics.add(f"{phase.name}_grad_norm", norm)
             self.finite &= torch.isfinite(norm)
-            if self.device.type == "cpu":  # with a GPU, reading the flag every step would stall it: done at ticks
-                self.check_finite(phase)
+            if self.device.type == "cpu" and distributed.world_size() == 1:
+                self.check_finite(phase)  # elsewhere reading the flag every step would stall: done at ticks
             optimizer = self.optimizers[phase.name]
             for group in optimizer.param_groups:
                 group["lr"] = phase.lr * self.lr_factor()
@@ -166,8 +171,17 @@ class Trainer:
         ramp_images = self.training.lr_rampup_kimg * 1000
         return min((self.images_seen + self.training.batch) / ramp_images, 1.0) if ramp_images else 1.0
 
+    def stop_agreed(self, tick: bool) -> bool:
+        """Did a signal come, to any process? Several agree at ticks, so that all leave after the same step."""
+        if distributed.world_size() == 1:
+            return self.stop_signal is not None
+        if not tick:
+            return False
+        flag = torch.full((), float(self.stop_signal is not None), device=self.device)
+        return bool(distributed.reduce(flag, "max").item())
+
     def check_finite(self, phase: Phase | None = None) -> None:
-        if not self.finite.item():
+        if not distributed.reduce(self.finite.float(), "min").item():
             where = f"the {phase.name}'s loss or gradient" if phase else "a loss or gradient since the last tick"
             raise NonFiniteLoss(
                 f"{self.run.path}: {where} is not finite at {self.kimg:g} kimg; nothing of it was saved. "
@@ -181,7 +195,7 @@ class Trainer:
             record[name] = mean
             if name.endswith("_sigma"):
                 record[name + "_min"], record[name + "_max"] = least, greatest
-        record["lr"] = self.training.lr * self.lr_factor()
+        record["lr"] = self.optimizers[self.method.phases[-1].name].param_groups[0]["lr"]
         record["images_per_sec"] = images_per_sec
         record["seconds"] = self.seconds
         record["peak_memory_gb"] = peak_memory_gb(self.device)
@@ -206,6 +220,12 @@ class Trainer:
         return TrainingState(tensors=tensors, counters=counters, product={})
 
     def restore(self, state: TrainingState) -> None:
+        try:
+            self.fill(state)
+        except KeyError as error:
+            raise RunError(f"{self.run.latest()}: does not fit its own configuration: {error} is missing") from None
+
+    def fill(self, state: TrainingState) -> None:
         self.images_seen, self.seconds = state.counters["images_seen"], state.counters["seconds"]
         load_into(self.method.product(), state.product, self.run.path)
         for phase in self.method.phases:

@@ -11,7 +11,7 @@ from rsd_fast import corruptions
 from rsd_fast.config import Observations
 from rsd_fast.data import ObservedDataset, open_source
 from rsd_fast.engine import Run, distributed
-from rsd_fast.loading import Sampler, model_file
+from rsd_fast.loading import Sampler
 from rsd_fast.train import open_observations
 
 from .metrics import METRICS, Evaluation, Reference, evaluate, in_batches
@@ -38,25 +38,37 @@ def evaluate_path(
 ) -> list[Evaluation]:
     """The named metrics of `path`; a run's are also appended to its metrics.jsonl.
 
-    path: a run, checkpoint folder or model file, or a source of images. reference: clean images. observations: real
-    observations, by default those the run was trained on; where only proximal metrics are asked for, `reference`
-    serves. corruption, sigma_obs: how they came about, by default as the run says; simulate: they are clean images
-    still to be corrupted. num: samples, by default as many as there are reference images.
-    Raises ValueError, DataError or RunError.
+    path: a run, checkpoint folder or model file, or a source of images. reference: clean images; where only proximal
+    metrics are asked for, what a run's --data was. observations: real observations, by default those the run was
+    trained on; with simulate, clean images still to be corrupted. corruption, sigma_obs: how they came about, for a
+    path that is no run. num: samples, by default as many as there are reference images.
+    Raises ValueError, also for options that do not apply, DataError or RunError.
     """
+    if not metrics:
+        raise ValueError(f"metrics: none given; known: {', '.join(METRICS)}")
     for metric in metrics:
         if metric not in METRICS:
             raise ValueError(f"metrics: unknown metric '{metric}'; known: {', '.join(METRICS)}")
     proximal = [metric for metric in metrics if metric.startswith("proximal-")]
     if len(proximal) < len(metrics) and reference is None:
         raise ValueError("reference: the metric compares with clean images; say which")
-    if proximal == metrics and observations is None:
-        observations = reference
+    how = {"corruption": corruption, "sigma_obs": sigma_obs, "simulate": simulate or None, "observations": observations}
+    for name, value in how.items():
+        if value is not None and not proximal:
+            raise ValueError(f"{name}: applies to proximal metrics, and none is asked for")
     sampler = None
     if is_run(path):
         sampler = Sampler(path, device, steps=steps, truncate=truncate, precision=precision)
+        if corruption is not None or sigma_obs is not None:
+            name = "corruption" if corruption is not None else "sigma_obs"
+            raise ValueError(f"{name}: {path} is a run, and says itself how its observations came about")
     elif truncate:
         raise ValueError(f"truncate: {path} is no run, but a set of images")
+    if proximal == metrics and observations is None and reference is not None:
+        observations = reference
+        simulate = simulate or (sampler is not None and sampler.config.observations.simulate)
+    if simulate and observations is None:
+        raise ValueError("simulate: applies to --observations, and none are given")
 
     references: dict[str, Reference] = {}
     count = 0
@@ -87,7 +99,7 @@ def evaluate_path(
 
     results = evaluate(metrics, samples, observe=observe, **references)
     if sampler is not None:
-        checkpoint = model_file(path).parent.name
+        checkpoint = sampler.file.parent.name
         results = [replace(result, seed=seed, kimg=sampler.kimg, checkpoint=checkpoint) for result in results]
         run = Run(Path(path))
         if run.exists() and distributed.rank() == 0:

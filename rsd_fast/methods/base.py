@@ -31,6 +31,7 @@ class Phase:
     name: str
     network: Denoiser
     lr: float
+    beta1: float  # Adam's
     loss_scale: float = 1.0
     ema: Denoiser | None = None  # follows the network's moving average
 

@@ -32,12 +32,14 @@ class DistillMethod:
         # Copies of a frozen network stay in evaluation mode: no dropout in any of the three.
         fake, generator = (copy.deepcopy(teacher).requires_grad_(True) for _ in range(2))
         self.ema = cast(Denoiser, freeze(copy.deepcopy(teacher)))
-        self.fake_phase = Phase(name="fake", network=fake, lr=config.distillation.fake_lr)
+        d = config.distillation
+        self.fake_phase = Phase(name="fake", network=fake, lr=d.fake_lr, beta1=d.fake_beta1)
         self.generator_phase = Phase(
             name="generator",
             network=generator,
             lr=config.training.lr,
-            loss_scale=config.distillation.generator_loss_scale,
+            beta1=config.training.beta1,
+            loss_scale=d.generator_loss_scale,
             ema=self.ema,
         )
         self.phases = (self.fake_phase, self.generator_phase)

@@ -18,7 +18,8 @@ class PretrainMethod:
     def __init__(self, config: Pretrain, network: Denoiser):
         self.config = config
         self.ema = cast(Denoiser, freeze(copy.deepcopy(network)))
-        self.phases = (Phase(name="teacher", network=network.train(), lr=config.training.lr, ema=self.ema),)
+        t = config.training
+        self.phases = (Phase(name="teacher", network=network.train(), lr=t.lr, beta1=t.beta1, ema=self.ema),)
 
     @property
     def networks(self) -> tuple[Denoiser, ...]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from .precond import Denoiser
+from .precond import Denoiser, set_precision
 from .unet import SongUNet
 
-__all__ = ["Denoiser", "SongUNet", "create", "names", "one_hot"]
+__all__ = ["Denoiser", "SongUNet", "create", "names", "one_hot", "set_precision"]
 
 _ARCHITECTURES = {"ddpmpp": SongUNet}
 
@@ -60,5 +61,5 @@ def one_hot(labels: Tensor, label_dim: int) -> Tensor | None:
     """Class indices [B] as float32 [B, label_dim]; None where label_dim is 0. An index of -1 becomes zeros."""
     if label_dim == 0:
         return None
-    classes = labels.new_tensor(range(label_dim))
+    classes = torch.arange(label_dim, device=labels.device)
     return (labels[:, None] == classes).float()

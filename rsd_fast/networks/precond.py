@@ -10,7 +10,8 @@ from rsd_fast.ops import edm
 class Denoiser(nn.Module):
     """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise): the estimate of the clean signal in x.
 
-    F runs in `compute_dtype` (float32, or bfloat16 by autocast with float32 master weights); all else in float32.
+    F runs in `compute_dtype` (float32, or bfloat16 by autocast with float32 master weights: see `set_precision`); all
+    else in float32.
     `model` is F, so that its parameters carry the published names (`model.enc.32x32_conv.weight`).
     """
 
@@ -44,6 +45,15 @@ class Denoiser(nn.Module):
 
         Returns [B, C, H, W] in float32, or float64 where x is float64 (F itself runs in compute_dtype).
         """
-        sigma = torch.as_tensor(sigma, dtype=edm.accumulation_dtype(x), device=x.device).expand(len(x))
+        if not isinstance(sigma, Tensor):
+            sigma = torch.full((), sigma, device=x.device)
+        sigma = sigma.to(x.device, edm.accumulation_dtype(x)).expand(len(x))
         net_input = (edm.c_in(edm.per_sample(sigma, x), self.sigma_data) * x).float()
         return ops.denoise(self.raw(net_input, sigma, labels, augment_labels), x, sigma, self.sigma_data)
+
+
+def set_precision(denoiser: Denoiser, precision: str) -> None:
+    """How F is computed: "fp32", "tf32" or "bf16". TF32 is a switch of the whole process, and set or cleared here."""
+    denoiser.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"

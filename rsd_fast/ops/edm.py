@@ -41,7 +41,10 @@ def per_sample(value: Tensor | float, x: Tensor, name: str = "sigma") -> Tensor:
 
     Raises ValueError for any other shape.
     """
-    value = torch.as_tensor(value, dtype=accumulation_dtype(x), device=x.device)
+    dtype = accumulation_dtype(x)
+    if not isinstance(value, Tensor):
+        value = torch.full((), value, dtype=dtype, device=x.device)  # made there: a copy from the host would wait
+    value = value.to(x.device, dtype)
     if value.ndim > 1 or (value.ndim == 1 and len(value) != len(x)):
         raise ValueError(f"{name}: expected a number or shape [{len(x)}], got {list(value.shape)}")
     return value.reshape(-1, *[1] * (x.ndim - 1))
