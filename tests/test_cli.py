@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rsd_fast.cli.main import COMMANDS
 from safetensors.torch import load_file
 
 import rsd_fast
+from rsd_fast.cli.main import COMMANDS
+from rsd_fast.engine import Run
+from rsd_fast.loading import Sampler
 
 ROOT = Path(__file__).parents[1]
 NETWORK = ["--model-channels", "8", "--channel-mult", "1,2", "--num-blocks", "1", "--attn-resolutions", "4"]
