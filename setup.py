@@ -137,6 +137,8 @@ setup(
             "setuptools>=77",
             "pybind11>=2.12",
             "wheel",
+            "cmake>=3.24",
+            "ninja",
         ]
     },
     entry_points={"console_scripts": ["rsd-fast = rsd_fast.cli.main:main"]},
