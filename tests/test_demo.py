@@ -18,13 +18,15 @@ def test_the_demo_writes_what_is_promised(tmp_path, monkeypatch):
             monkeypatch.setitem(settings, name, value)
     demo = run_demo(tmp_path / "demo", seed=3)
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
-    assert summary.keys() == {"pixel_fd", "seconds", "seed"} and summary["seed"] == 3
+    assert summary.keys() == {"pixel_fd", "pixel_fd_clipped", "seconds", "seed"} and summary["seed"] == 3
     assert list(summary["pixel_fd"]) == ["observations", "teacher_full", "teacher_truncated", "one_step"]
     assert list(summary["seconds"]) == ["pretrain", "distill", "evaluate", "total"]
     assert all(value > 0 for value in summary["pixel_fd"].values())
     with Image.open(tmp_path / "demo" / "report.png") as picture:
         assert picture.size[0] > 600
-    assert all(f"{value:8.3f}" in demo.table() for value in summary["pixel_fd"].values())
+    for fd in (demo.pixel_fd, demo.pixel_fd_clipped):
+        assert all(f"{value:.3f}" in demo.table() for value in fd.values())
+    assert summary["pixel_fd_clipped"]["observations"] < summary["pixel_fd"]["observations"]
     assert rsd_fast.load_generator(tmp_path / "demo" / "generator").sample(2).shape == (2, 1, 8, 8)
     with pytest.raises(OSError, match="already holds a run of the demo"):
         run_demo(tmp_path / "demo")
@@ -35,9 +37,11 @@ def test_the_generator_beats_its_teacher(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        fd = run_demo(tmp_path / "demo").pixel_fd
+        demo = run_demo(tmp_path / "demo")
     finally:
         torch.set_num_threads(threads)
+    fd, clipped = demo.pixel_fd, demo.pixel_fd_clipped
     assert fd["one_step"] <= 0.75 * fd["teacher_truncated"]
     assert fd["one_step"] <= fd["teacher_full"] / 3
     assert fd["one_step"] < fd["observations"] / 5
+    assert clipped["one_step"] < min(clipped["teacher_truncated"], clipped["teacher_full"])
