@@ -285,12 +285,20 @@ def test_killed_at_any_instant_a_run_is_loadable_and_goes_on(tmp_path):
         before = loading.load(run).kimg
         process = start(run, "resume")
         wait_for(lambda before=before: loading.load(run).kimg > before, process)
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     _, errors = process.communicate()
     assert "Interrupted" in errors and "is saved at" in errors
 
 
-def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path):
+@pytest.fixture
+def heeded_sigint():
+    """SIGINT as in a terminal: where a shell started the tests in the background, it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path, heeded_sigint):
     config = longer(tiny.pretrain(), kimg=1000.0, log_kimg=0.016)
     run = Run(tmp_path / "run")
 

@@ -241,7 +241,10 @@ class Trainer:
             phase.network.load_state_dict(weights | dict(phase.network.named_buffers()))
 
     def catch_signals(self) -> dict[int, Any]:
-        """SIGINT and SIGTERM end the run after the current step; a second one at once. Returns the old handlers."""
+        """SIGINT and SIGTERM end the run after the current step; a second one at once. Returns the old handlers.
+
+        A signal that is ignored, as SIGINT is in a background job of a shell, stays so.
+        """
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.stop_signal = number
@@ -249,8 +252,9 @@ class Trainer:
                 signal.signal(caught, handler)
 
         handlers: dict[int, Any] = {}
+        heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
         try:
-            handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            handlers = {number: signal.signal(number, stop) for number in heeded}
         except ValueError:  # not in the main thread: leave signals alone
             return {}
         return handlers
