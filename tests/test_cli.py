@@ -19,7 +19,7 @@ from rsd_fast.cli.main import COMMANDS
 from rsd_fast.engine import Run
 from rsd_fast.loading import Sampler
 
-ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent  # where `python -m rsd_fast` finds the installed package, not the checkout
 NETWORK = ["--model-channels", "8", "--channel-mult", "1,2", "--num-blocks", "1", "--attn-resolutions", "4"]
 SHORT = [
     "--kimg",
@@ -39,7 +39,7 @@ def cli(*args: object, code: int = 0) -> subprocess.CompletedProcess:
     """Run `rsd-fast args` as its own process; one line on stderr where it fails, none of a traceback."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "rsd_fast", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE, check=False)
     assert done.returncode == code, done.stderr
     if code:
         lines = done.stderr.strip().splitlines()
@@ -190,7 +190,7 @@ def test_help_and_doctor(runs):
 
 def test_importing_the_command_line_does_not_import_torch():
     code = "import sys, rsd_fast, rsd_fast.cli.main; print('torch' in sys.modules, 'numpy' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False False"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=HERE).strip() == "False False"
 
 
 def folder_of(path: Path, *images: Image.Image) -> Path:
@@ -401,7 +401,7 @@ def test_two_processes_train_as_one(observations, tmp_path):
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launch, "pretrain", "--data", str(observations), *how, "--out", str(tmp_path / "two")]
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    subprocess.run(command, check=True, env=environment, cwd=HERE, capture_output=True)
     one, two = (load_file(Run(tmp_path / name).latest() / "training.safetensors") for name in ("one", "two"))
     assert any(".exp_avg." in name for name in one)
     for name in one:
@@ -419,7 +419,7 @@ def test_two_processes_train_as_one(observations, tmp_path):
         "--batch",
         "2",
     ]
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    subprocess.run(command, check=True, env=environment, cwd=HERE, capture_output=True)
     assert np.load(tmp_path / "s.npz")["images"].shape == (5, 1, 8, 8)
 
 

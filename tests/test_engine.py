@@ -247,8 +247,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 SCRIPT = """
 import sys
 from rsd_fast import train
-from tests import tiny
-import dataclasses
+import tiny
 config = tiny.pretrain(training=tiny.training(kimg=1000.0, snapshot_kimg=0.016))
 train.pretrain(config, sys.argv[1], resume=sys.argv[2] == "resume")
 """
@@ -256,9 +255,9 @@ train.pretrain(config, sys.argv[1], resume=sys.argv[2] == "resume")
 
 def start(run: Path, *how: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).parents[1]
+    here = Path(__file__).parent
     command = [sys.executable, "-c", SCRIPT, str(run), *how]
-    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=here, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
