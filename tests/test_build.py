@@ -26,7 +26,7 @@ def test_metadata():
 
 def test_import_loads_nothing_else():
     code = "import sys, rsd_fast; print(rsd_fast.__version__, *{'torch', 'numpy', 'triton'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, text=True, check=True)
     assert done.stdout.split() == [rsd_fast.__version__]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -400,7 +401,10 @@ def test_native_that_cannot_be_loaded(monkeypatch):
 def _python(code, **environment):
     """Run code in a new process; what it printed, from JSON."""
     kept = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "RSD_FAST_BACKEND")}
-    done = subprocess.run([sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, text=True)
+    here = Path(__file__).parent  # from the checkout's root its rsd_fast would hide an installed one
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **environment}, cwd=here, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
