@@ -409,6 +409,7 @@ def test_two_processes_train_as_one(observations, tmp_path):
             torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6 + 1e-4 * float(one[name].abs().max()))
     command = [
         *launch,
+        "--",  # else torchrun, on Python 3.11, takes --run for the beginning of an option of its own
         "sample",
         "--run",
         str(tmp_path / "two"),
