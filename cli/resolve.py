@@ -166,11 +166,7 @@ def given(options: Options, kind: type) -> Options:
 def training(preset: Options, options: Options, device: str) -> Training:
     precision = resolve_precision(options["precision"], device)
     resolved = Training(**{**preset, **given(options, Training), "device": device, "precision": precision})
-    if resolved.batch % (distributed.world_size() * (resolved.micro_batch or 1)):
-        raise ValueError(
-            f"batch: {resolved.batch} is not divisible by {distributed.world_size()} processes x "
-            f"micro-batch {resolved.micro_batch or 1}"
-        )
+    distributed.share(resolved.batch, resolved.micro_batch)  # for its error, before anything is written
     return resolved
 
 

@@ -17,6 +17,15 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def share(batch: int, micro_batch: int | None) -> int:
+    """Images of a batch that fall to each process. Raises ValueError where processes or micro-batches do not fit."""
+    if batch % (world_size() * (micro_batch or 1)):
+        raise ValueError(
+            f"batch: {batch} is not divisible by {world_size()} processes x micro-batch {micro_batch or 1}"
+        )
+    return batch // world_size()
+
+
 def local_device(device: str) -> torch.device:
     """The device of this process: with CUDA, the one of its local rank."""
     if device == "cuda" and world_size() > 1:

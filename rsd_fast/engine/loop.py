@@ -52,13 +52,8 @@ class Trainer:
         self.method, self.config, self.run, self.data = method, config, run, data
         self.training = t = config.training
         self.device = next(method.product().parameters()).device
-        self.share = t.batch // distributed.world_size()  # images a step in this process
+        self.share = distributed.share(t.batch, t.micro_batch)  # images a step in this process
         self.micro_batch = t.micro_batch or self.share
-        if t.batch % distributed.world_size() or self.share % self.micro_batch:
-            raise ValueError(
-                f"batch: {t.batch} is not divisible by {distributed.world_size()} processes x "
-                f"micro-batch {self.micro_batch}"
-            )
         self.images_seen = 0
         self.seconds = 0.0  # spent on training, over all sittings
         self.parameters = {phase.name: list(phase.network.parameters()) for phase in method.phases}
