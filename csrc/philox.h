@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "isa.h"
+
 namespace rsd {
 
 struct PhiloxArgs {
@@ -10,6 +12,9 @@ struct PhiloxArgs {
   int64_t count;
   uint64_t seed;
   uint32_t stream;
+
+  int64_t work() const { return count; }
+  int64_t grain() const { return 8192; }
 };
 
 struct RandnArgs {
@@ -20,11 +25,14 @@ struct RandnArgs {
   uint64_t seed;
   uint32_t stream;
 
-  int64_t blocks() const { return (inner + 3) / 4; }  // of a sample
+  int64_t blocks() const { return (inner + 3) / 4; }     // of a sample
+  int64_t tiles() const { return (inner + 255) / 256; }  // of a sample
+  int64_t work() const { return batch * tiles(); }
+  int64_t grain() const { return 128; }
 };
 
-void philox_cpu(const PhiloxArgs&, int threads);
-void randn_cpu(const RandnArgs&, int threads);
+RSD_CPU_KERNEL(philox, PhiloxArgs);
+RSD_CPU_KERNEL(randn, RandnArgs);
 #ifdef RSD_WITH_CUDA
 void philox_cuda(const PhiloxArgs&, int device, void* stream);
 void randn_cuda(const RandnArgs&, int device, void* stream);

@@ -6,13 +6,8 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
-#ifdef __CUDACC__
-#define RSD_HD __host__ __device__ __forceinline__
-#else
-#define RSD_HD inline
-#endif
+#include "dtype.h"
 
 namespace rsd {
 
@@ -54,16 +49,28 @@ RSD_HD Words philox(uint64_t seed, uint32_t element, uint32_t sample, uint32_t s
 // (word + 1/2) 2^-32, in (0, 1]: the sum may round up.
 RSD_HD float unit(uint32_t word) { return (float(word) + 0.5f) * 0x1p-32f; }
 
+// The correctly rounded square root of 0, or of a number far from the ends of float's range. On a GPU this is the short
+// path of sqrt.rn, without the call to its long one that every use would make room for: the same operations as on
+// sm_75 to sm_121. It relies on the rsqrt of these chips; one merely within PTX's bound could leave a root an ulp off.
+RSD_HD float root(float x) {
+#ifdef __CUDA_ARCH__
+  float reciprocal;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(x));
+  const float estimate = x * reciprocal;
+  const float corrected = __fmaf_rn(__fmaf_rn(-estimate, estimate, x), 0.5f * reciprocal, estimate);
+  return x > 0 ? corrected : 0;
+#else
+  return std::sqrt(x);
+#endif
+}
+
 // sqrt(-2 ln u): u = 2^-n (1 + z) with 1 + z within [1/sqrt(2), sqrt(2)), and a polynomial for -2 ln(1 + z) /
 // z.
 RSD_HD float radius(float u) {
-  int32_t bits;
-  std::memcpy(&bits, &u, sizeof bits);
+  int32_t bits = bit_cast<int32_t>(u);
   const int32_t n = -((bits - 0x3F3504F3) >> 23);
   bits += int32_t(uint32_t(n) << 23);
-  float z;
-  std::memcpy(&z, &bits, sizeof z);
-  z -= 1.0f;
+  const float z = bit_cast<float>(bits) - 1.0f;
   float p = z * 0.152421817f + -0.25809294f;
   p = p * z + 0.264869303f;
   p = p * z + -0.283636749f;
@@ -73,7 +80,7 @@ RSD_HD float radius(float u) {
   p = p * z + -0.666666508f;
   p = p * z + 0.999999762f;
   p = p * z + -2.0f;
-  return std::sqrt(float(n) * 1.38629436f + z * p);  // of no negative number: n >= 0 and, where n = 0, z <= 0
+  return root(float(n) * 1.38629436f + z * p);  // of no negative number: n >= 0 and, where n = 0, z <= 0
 }
 
 struct CosSin {

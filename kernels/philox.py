@@ -87,17 +87,25 @@ def interleave4(x0, x1, x2, x3):
     return tl.interleave(tl.interleave(x0, x2), tl.interleave(x1, x3))
 
 
+@triton.jit
+def words_at(block, sample, step, stream, key0, key1):
+    """The four words of each of these blocks; sample, step and stream are scalars, or as block."""
+    c0 = block.to(tl.uint32)
+    zero = tl.zeros_like(c0)
+    c1, c2, c3 = zero + tl.cast(sample, tl.uint32), zero + tl.cast(step, tl.uint32), zero + tl.cast(stream, tl.uint32)
+    return philox_words(c0, c1, c2, c3, key0.to(tl.uint32), key1.to(tl.uint32))
+
+
 @triton.jit(do_not_specialize=VARYING)
 def philox_kernel(out, sample, element, step, count, key0, key1, stream, BLOCK: tl.constexpr):
     # out: [count, 4] int32; sample, element, step: [count] int64
     first = tl.program_id(0).to(tl.int64) * BLOCK
     at = first + tl.arange(0, BLOCK)
     here = at < count
-    c0 = tl.load(element + at, here, other=0).to(tl.uint32)
-    c1 = tl.load(sample + at, here, other=0).to(tl.uint32)
-    c2 = tl.load(step + at, here, other=0).to(tl.uint32)
-    c3 = tl.zeros([BLOCK], tl.uint32) + stream.to(tl.uint32)
-    w0, w1, w2, w3 = philox_words(c0, c1, c2, c3, key0.to(tl.uint32), key1.to(tl.uint32))
+    c0 = tl.load(element + at, here, other=0)
+    c1 = tl.load(sample + at, here, other=0)
+    c2 = tl.load(step + at, here, other=0)
+    w0, w1, w2, w3 = words_at(c0, c1, c2, stream, key0, key1)
     at = 4 * first + tl.arange(0, 4 * BLOCK)
     tl.store(out + at, interleave4(w0, w1, w2, w3).to(tl.int32, bitcast=True), at < 4 * count)
 
@@ -107,12 +115,8 @@ def randn_kernel(out, sample, step, sample_stride, step_stride, inner, tiles, ke
     # out: [batch, inner] float32; sample, step: [batch] int64, their strides apart; tiles: programs a sample
     b = tl.program_id(0) // tiles
     first = (tl.program_id(0) % tiles).to(tl.int64) * BLOCK
-    c0 = (first + tl.arange(0, BLOCK)).to(tl.uint32)
-    zero = tl.zeros([BLOCK], tl.uint32)
-    c1 = zero + tl.load(sample + b * sample_stride).to(tl.uint32)
-    c2 = zero + tl.load(step + b * step_stride).to(tl.uint32)
-    c3 = zero + stream.to(tl.uint32)
-    w0, w1, w2, w3 = philox_words(c0, c1, c2, c3, key0.to(tl.uint32), key1.to(tl.uint32))
+    sample, step = tl.load(sample + b * sample_stride), tl.load(step + b * step_stride)
+    w0, w1, w2, w3 = words_at(first + tl.arange(0, BLOCK), sample, step, stream, key0, key1)
     n0, n1, n2, n3 = normals(w0, w1, w2, w3)
     at = 4 * first + tl.arange(0, 4 * BLOCK)
     tl.store(out + b.to(tl.int64) * inner + at, interleave4(n0, n1, n2, n3), at < inner)
@@ -126,7 +130,14 @@ def philox(out: Tensor, seed: int, sample: Tensor, element: Tensor, step: Tensor
     block = 256
     with torch.cuda.device_of(out):
         philox_kernel[(triton.cdiv(count, block),)](
-            out, sample, element, step, count, *_words(seed, stream), BLOCK=block, enable_fp_fusion=False
+            out,
+            sample,
+            element,
+            step,
+            count,
+            *signed_words(seed, seed >> 32, stream),
+            BLOCK=block,
+            enable_fp_fusion=False,
         )
 
 
@@ -145,12 +156,12 @@ def randn(out: Tensor, inner: int, seed: int, sample: Tensor, step: Tensor, stre
             step.stride(0),
             inner,
             tiles,
-            *_words(seed, stream),
+            *signed_words(seed, seed >> 32, stream),
             BLOCK=block,
             enable_fp_fusion=False,
         )
 
 
-def _words(seed: int, stream: int) -> list[int]:
-    """Key and stream as signed 32-bit integers."""
-    return [((word & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000 for word in (seed, seed >> 32, stream)]
+def signed_words(*words: int) -> list[int]:
+    """The low 32 bits of each as a signed integer: as kernels take keys and streams."""
+    return [((word & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000 for word in words]

@@ -41,9 +41,9 @@ def table(found: dict[str, Any]) -> str:
     for title in ("versions", "devices", "native"):
         lines += [title, *(f"  {name:<20} {value}" for name, value in found[title].items()), ""]
     devices = sorted({device for served in found["ops"].values() for device in served})
-    lines.append(f"{'op':<24}" + "".join(f"{device:<12}" for device in devices))
+    lines.append(f"{'op':<34}" + "".join(f"{device:<12}" for device in devices))
     for op, served in found["ops"].items():
-        lines.append(f"  {op:<22}" + "".join(f"{served[device]:<12}" for device in devices))
+        lines.append(f"  {op:<32}" + "".join(f"{served[device]:<12}" for device in devices))
     return "\n".join(lines)
 
 

@@ -73,13 +73,20 @@ class Objective:
         sample: Tensor,
         step: int,
         labels: Tensor | None = None,
+        operator: ops.Operator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(loss [B] summed over pixels, sigma [B]) of observations y [B, C, H, W] with noise sigma_obs.
 
-        The noise level and the noise of a sample are functions of (seed, sample, step).
+        operator: y are images instead, and a fresh observation of each is drawn on the way. The noise level and the
+        noise of a sample are functions of (seed, sample, step).
         """
         sigma, mass = self.draw_sigma(sigma_obs, seed=seed, sample=sample, step=step)
-        x_t, net_input = ops.perturb(y, sigma, sigma_obs, seed, sample, step, sigma_data=denoiser.sigma_data)
+        options = denoiser.input_options
+        if operator is None:
+            x_t, net_input = ops.perturb(y, sigma, sigma_obs, seed, sample, step, **options)
+        else:
+            y, x_t, net_input = ops.observe_perturb(
+                y, sample, operator, sigma_obs, seed, sigma, sample, step, observation_step=step, **options
+            )
         F = denoiser.raw(net_input, sigma, labels)
-        loss = ops.denoising_loss(F, x_t, y, sigma, sigma_obs, denoiser.sigma_data)
-        return mass * loss, sigma
+        return mass * ops.denoising_loss(F, x_t, y, sigma, sigma_obs, denoiser.sigma_data), sigma

@@ -115,5 +115,6 @@ def _train(
 def _place(network: Denoiser, config: RunConfig, device: torch.device) -> Denoiser:
     """On its device, channels-last (what convolutions are fastest in), in the run's precision."""
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.channels_last = True
     set_precision(network, config.training.precision)
     return network

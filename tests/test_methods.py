@@ -1,6 +1,7 @@
 """The two methods: which weights a phase reaches, what it reads, and closed forms where the data is Gaussian."""
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
 import torch
@@ -88,15 +89,30 @@ def test_the_generator_loss_is_the_formula_of_the_paper(spec):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
 
 
-def test_the_fake_score_sees_the_generators_images_corrupted_as_the_data_was():
+class Unfused(corruptions.GaussianBlur):
+    """The same operator to which no kernel is known, as those of third parties."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.operator = None
+
+
+@pytest.mark.parametrize("kind", [corruptions.GaussianBlur, Unfused])
+def test_the_fake_score_sees_the_generators_images_corrupted_as_the_data_was(kind, monkeypatch):
     method = distillation(corruption="gaussian_blur:size=3,std=1", sigma_obs=0.3)
-    seen = {}
+    method.corruption = kind(size=3, std=1.0)
+    seen, denoising_loss = {}, ops.denoising_loss
+
+    def spy(F, x_t, y, sigma, sigma_obs, sigma_data):
+        seen.update(y=y, sigma_obs=sigma_obs)
+        return denoising_loss(F, x_t, y, sigma, sigma_obs, sigma_data)
 
     class Spy(Objective):
         def loss(self, network, y, **arguments):
-            seen.update(arguments, y=y, network=network)
+            seen.update(x=y, network=network)
             return super().loss(network, y, **arguments)
 
+    monkeypatch.setattr(ops, "denoising_loss", spy)
     method.config = dataclasses.replace(method.config, objective=Spy(name="tweedie"))
     b = batch(1)
     method.loss(method.fake_phase, b)
@@ -107,7 +123,7 @@ def test_the_fake_score_sees_the_generators_images_corrupted_as_the_data_was():
     noise = ops.randn((6, 1, 8, 8), seed, b.sample, b.step, ops.Stream.OBSERVATION_NOISE)
     torch.testing.assert_close(seen["y"], blurred + 0.3 * noise, rtol=1e-5, atol=1e-5)
     assert seen["sigma_obs"] == 0.3 and seen["network"] is method.fake_phase.network
-    assert not seen["y"].requires_grad  # no gradient through A or G
+    assert not seen["x"].requires_grad and not seen["y"].requires_grad  # no gradient through A or G
 
 
 def test_pretraining_reads_observations_and_repeats_for_a_step():
@@ -158,6 +174,7 @@ class LinearDenoiser(nn.Module):
     """D(x_t, sigma) = S (S + sigma^2)^-1 x_t, exact for clean data N(0, diag(variance)); raw as Denoiser.raw."""
 
     sigma_data, label_dim = 0.5, 0
+    input_options: ClassVar = {"sigma_data": 0.5}
 
     def __init__(self, variance: torch.Tensor):
         super().__init__()

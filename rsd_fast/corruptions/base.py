@@ -7,8 +7,9 @@ An operator knows A alone; the noise is added by `observe`. Operators register u
 
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from rsd_fast import ops
@@ -23,6 +24,7 @@ class Corruption:
 
     name: str  # set by `register`
     spec: str
+    operator: ops.Operator | None = None  # A as the fused kernels know it, where they do; the same as `forward`
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         """A x: [B, C, H, W] -> [B, *observation_shape]; index [B] identifies the images. Differentiable in x."""
@@ -91,13 +93,27 @@ def _convert(name: str, key: str, text: str, kind: type) -> object:
         raise ValueError(f"corruption '{name}': {key} expects {kind.__name__}, got '{text}'") from None
 
 
-def observe(corruption: Corruption, x: Tensor, *, index: Tensor, sigma_obs: float, seed: int, step: int = 0) -> Tensor:
-    """y = A(x) + sigma_obs eps, float32 or wider, as a pure function of (seed, index, step); x [B, C, H, W], index [B].
+def observe(
+    corruption: Corruption,
+    x: Tensor,
+    *,
+    index: Tensor,
+    sigma_obs: float,
+    seed: int,
+    step: int = 0,
+    channels_last: bool = False,
+) -> Tensor:
+    """y = A(x) + sigma_obs eps, float32 or wider, as a pure function of (seed, index, step).
 
-    step 0 is the one permanent observation of a data set's image; later steps are fresh draws. Differentiable in x.
+    x: [B, C, H, W], uint8 (0 to 255) or floating-point in [-1, 1]; index: [B]. step 0 is the one permanent observation
+    of a data set's image; later steps are fresh draws. channels_last: the memory format of y. No gradient.
     """
-    y = corruption.forward(x, index=index, seed=seed)
-    if sigma_obs > 0:
-        # Not torch.add(alpha=...): fused in its vector loop but not in the remainder, its bits depend on the batch.
-        y = y + sigma_obs * ops.randn(y.shape, seed, index, step, ops.Stream.OBSERVATION_NOISE)
-    return y
+    if corruption.operator is not None:
+        operator = corruption.operator
+    else:  # no kernel knows A: it acts first, and the noise comes by itself
+        operator = ops.Operator.identity()
+        if x.dtype == torch.uint8:
+            x = cast(Tensor, ops.observe(x, index, operator, 0.0, seed))
+        x = corruption.forward(x, index=index, seed=seed)
+    y = ops.observe(x, index, operator, sigma_obs, seed, step=step, channels_last=channels_last)
+    return cast(Tensor, y)

@@ -12,12 +12,14 @@ from .base import Corruption, register
 class GaussianBlur(Corruption):
     """A x = k * x with taps k[j] proportional to exp(-j^2 / (2 std^2)), j = -(size//2) .. size//2.
 
-    size: taps along each axis, odd; std: standard deviation in pixels. Raises ValueError out of range.
+    size: taps along each axis, odd, at most 31; std: standard deviation in pixels. Raises ValueError out of range.
     """
 
     def __init__(self, *, size: int = 9, std: float = 2.0) -> None:
         if size < 1 or size % 2 == 0:
             raise ValueError(f"size expects an odd number of pixels, at least 1, got {size}")
+        if size > 31:
+            raise ValueError(f"size expects at most 31 pixels, got {size}")
         if not 0 < std < float("inf"):
             raise ValueError(f"std expects a positive number of pixels, got {std}")
         self.size, self.std = size, std
@@ -26,6 +28,7 @@ class GaussianBlur(Corruption):
         offset = torch.arange(size, dtype=torch.float64) - size // 2
         taps = torch.exp(-(offset**2) / (2 * std**2))
         self.kernel = taps / taps.sum()
+        self.operator = ops.Operator.blur(self.kernel)
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         return ops.blur(x, self.kernel)

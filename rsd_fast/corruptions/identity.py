@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from rsd_fast import ops
+
 from .base import Corruption, register
 
 
@@ -9,6 +11,7 @@ from .base import Corruption, register
 class Identity(Corruption):
     def __init__(self) -> None:
         self.spec = self.name
+        self.operator = ops.Operator.identity()
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         return x

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rsd_fast import corruptions
+
 from .errors import DataError
 
 RANGE_TOLERANCE = 1e-3
@@ -51,18 +53,19 @@ class ImageArray:
         """Number of classes, the largest label plus one; 0 without labels."""
         return 0 if self.labels is None else int(self.labels.max()) + 1
 
+    def pixels(self, indices: Tensor | np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        """Images [B, C, H, W] as they are stored, uint8 or float32, at `indices` [B], in memory of their own."""
+        rows = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, dtype=np.int64)
+        return torch.from_numpy(np.take(self.images, rows, axis=0)).to(device)
+
     def tensor(self, indices: Tensor | np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """Images [B, C, H, W] float32 in [-1, 1] at `indices` [B], in memory of their own.
+        """`pixels` as float32 in [-1, 1].
 
         The bits of an image depend neither on the batch it is read in nor on the device.
         """
-        rows = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, dtype=np.int64)
-        picked = torch.from_numpy(np.take(self.images, rows, axis=0)).to(device)
-        if picked.dtype == torch.float32:
-            return picked
-        # CUDA multiplies by the reciprocal of a Python number, an ulp off; it divides by a tensor.
-        half_range = torch.full((), 127.5, device=device)
-        return picked.to(torch.float32).div_(half_range).sub_(1)
+        images = self.pixels(indices, device)
+        index = torch.zeros(len(images), dtype=torch.int64, device=device)  # of no noise
+        return corruptions.observe(corruptions.Identity(), images, index=index, sigma_obs=0.0, seed=0)
 
 
 def to_channels_first(array: np.ndarray, where: str) -> np.ndarray:

@@ -57,22 +57,28 @@ class ObservedDataset(Dataset[Item]):
         return list(zip(observations, index.tolist(), labels.tolist(), strict=True))
 
     @torch.no_grad()
-    def batch(self, indices: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    def batch(
+        self, indices: Tensor, device: torch.device | str = "cpu", *, channels_last: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Observations [B, C, H, W] float32, their indices [B] int64 and labels [B] int64, on `device`.
 
-        indices: [B] int64, best on the CPU, where the images are. IndexError if one is out of range.
+        indices: [B] int64, best on the CPU, where the images are. channels_last: the observations' memory format.
+        IndexError if an index is out of range.
         """
         indices = indices.cpu()
         count = len(self)
         if indices.numel() and not (-count <= int(indices.min()) and int(indices.max()) < count):
             raise IndexError(f"indices: {int(indices.min())} to {int(indices.max())}, of {count} images")
         indices = indices.remainder(count)  # one image, one index: -1 has the noise of the last
-        observations = self.source.tensor(indices, device)
         index = indices.to(device)
-        if self.simulate:
-            observations = corruptions.observe(
-                self.corruption, observations, index=index, sigma_obs=self.sigma_obs, seed=self.seed
-            )
+        observations = corruptions.observe(
+            self.corruption if self.simulate else corruptions.Identity(),
+            self.source.pixels(indices, device),
+            index=index,
+            sigma_obs=self.sigma_obs if self.simulate else 0.0,
+            seed=self.seed,
+            channels_last=channels_last,
+        )
         if self.source.labels is None:
             labels = torch.full_like(index, -1)
         else:

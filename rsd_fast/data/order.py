@@ -17,7 +17,7 @@ class ShuffledObservations:
         self.permutations: dict[int, Tensor] = {}  # of the epochs in use: a batch may straddle two
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(observations [B, C, H, W] float32, labels [B] int64), on the device of `positions` [B] int64."""
+        """(observations [B, C, H, W] float32 channels-last, labels [B] int64), where `positions` [B] int64 are."""
         count = len(self.dataset)
         place = positions.cpu()
         epochs, offsets = place // count, place % count
@@ -27,7 +27,7 @@ class ShuffledObservations:
         for epoch in wanted:
             here = epochs == epoch
             indices[here] = self.permutations[epoch][offsets[here]]
-        observations, _, labels = self.dataset.batch(indices, positions.device)
+        observations, _, labels = self.dataset.batch(indices, positions.device, channels_last=True)
         return observations, labels
 
     def permutation(self, epoch: int) -> Tensor:

@@ -54,31 +54,34 @@ class DistillMethod:
         z = ops.randn(shape, self.config.training.seed, batch.sample, batch.step, ops.Stream.LATENT)
         if phase is self.fake_phase:
             with torch.no_grad():
-                y = self.observe(generate(self.generator_phase.network, z, self.sigma_init, labels), batch)
-            return self.fake_loss(y, labels, batch)
+                x = generate(self.generator_phase.network, z, self.sigma_init, labels)
+            return self.fake_loss(x, labels, batch)
         return self.generator_loss(generate(phase.network, z, self.sigma_init, labels), labels, batch)
 
     @property
     def sigma_init(self) -> float:
         return self.config.distillation.sigma_init
 
-    def observe(self, x: Tensor, batch: Batch) -> Tensor:
-        """A fresh observation of generated images, corrupted as the data was."""
-        return corruptions.observe(
-            self.corruption,
-            x,
-            index=batch.sample,
-            sigma_obs=self.config.observations.sigma_obs,
-            seed=self.config.training.seed,
-            step=batch.step,
-        )
-
-    def fake_loss(self, y: Tensor, labels: Tensor | None, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def fake_loss(self, x: Tensor, labels: Tensor | None, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The teacher's objective on fresh observations of generated images x, corrupted as the data was."""
+        seed, sigma_obs = self.config.training.seed, self.config.observations.sigma_obs
+        operator = self.corruption.operator
+        if operator is None:  # no kernel knows it: observe first
+            x = corruptions.observe(
+                self.corruption,
+                x,
+                index=batch.sample,
+                sigma_obs=sigma_obs,
+                seed=seed,
+                step=batch.step,
+                channels_last=self.fake_phase.network.channels_last,
+            )
         loss, sigma = self.config.objective.loss(
             self.fake_phase.network,
-            y,
-            sigma_obs=self.config.observations.sigma_obs,
-            seed=self.config.training.seed,
+            x,
+            operator=operator,
+            sigma_obs=sigma_obs,
+            seed=seed,
             sample=batch.sample,
             step=batch.step,
             labels=labels,
@@ -90,13 +93,13 @@ class DistillMethod:
         seed, step = self.config.training.seed, batch.step
         u = self.corruption.forward(x, index=batch.sample, seed=seed)
         sigma = self.draw_sigma(batch)
-        sigma_data = self.teacher.sigma_data
-        u_t, net_input = ops.perturb(u, sigma, 0.0, seed, batch.sample, step, sigma_data=sigma_data)
+        u_t, net_input = ops.perturb(u, sigma, 0.0, seed, batch.sample, step, **self.teacher.input_options)
         fake = self.fake_phase.network.requires_grad_(False)  # only its input's gradient is wanted here
         F_teacher = self.teacher.raw(net_input, sigma, labels)
         F_fake = fake.raw(net_input, sigma, labels)
         fake.requires_grad_(True)
-        loss = ops.score_difference_loss(F_teacher, F_fake, u_t, u, sigma, self.config.distillation.alpha, sigma_data)
+        alpha, sigma_data = self.config.distillation.alpha, self.teacher.sigma_data
+        loss = ops.score_difference_loss(F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data)
         return loss, {"sigma": sigma}
 
     def draw_sigma(self, batch: Batch) -> Tensor:

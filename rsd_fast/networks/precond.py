@@ -1,5 +1,7 @@
 """The denoiser D(x, sigma): a network F inside the EDM preconditioning (Karras et al. 2022, equation 7)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ class Denoiser(nn.Module):
     """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise): the estimate of the clean signal in x.
 
     F runs in `compute_dtype` (float32, or bfloat16 by autocast with float32 master weights: see `set_precision`); all
-    else in float32.
+    else in float32. `channels_last` says that its weights are, and its inputs best come, in that memory format.
     `model` is F, so that its parameters carry the published names (`model.enc.32x32_conv.weight`).
     """
 
@@ -21,6 +23,12 @@ class Denoiser(nn.Module):
         self.sigma_data = sigma_data
         self.label_dim = label_dim
         self.compute_dtype = torch.float32
+        self.channels_last = False
+
+    @property
+    def input_options(self) -> dict[str, Any]:
+        """How `ops.perturb` has to make the input of `raw`, so that nothing is left to convert."""
+        return {"sigma_data": self.sigma_data, "dtype": self.compute_dtype, "channels_last": self.channels_last}
 
     def raw(
         self,
@@ -48,7 +56,8 @@ class Denoiser(nn.Module):
         if not isinstance(sigma, Tensor):
             sigma = torch.full((), sigma, device=x.device)
         sigma = sigma.to(x.device, edm.accumulation_dtype(x)).expand(len(x))
-        net_input = (edm.c_in(edm.per_sample(sigma, x), self.sigma_data) * x).float()
+        net_input = edm.c_in(edm.per_sample(sigma, x), self.sigma_data) * x
+        net_input = edm.laid_out(net_input, self.compute_dtype, self.channels_last)
         return ops.denoise(self.raw(net_input, sigma, labels, augment_labels), x, sigma, self.sigma_data)
 
 

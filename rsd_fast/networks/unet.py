@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from rsd_fast import ops
+
 SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two unit-variance branches
 
 
@@ -72,17 +74,21 @@ class Conv2d(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with min(32, C // 4) groups; the next lower number that divides C where that does not."""
+    """Group normalisation with min(32, C // 4) groups; the next lower number that divides C where that does not.
 
-    def __init__(self, channels: int, *, eps: float = 1e-6):
+    Followed by SiLU where asked for. Its result has the dtype of x: autocast does not widen it.
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-6, silu: bool = False):
         super().__init__()
+        self.silu = silu
         self.groups = next(n for n in range(min(32, channels // 4), 0, -1) if channels % n == 0)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nnf.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        return ops.group_norm_silu(x, self.weight, self.bias, self.groups, self.eps, silu=self.silu)
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor:
@@ -115,10 +121,10 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.dropout = dropout
-        self.norm0 = GroupNorm(in_channels)
+        self.norm0 = GroupNorm(in_channels, silu=True)
         self.conv0 = Conv2d(in_channels, out_channels, 3, resample=resample)
         self.affine = Linear(embedding_dim, out_channels)
-        self.norm1 = GroupNorm(out_channels)
+        self.norm1 = GroupNorm(out_channels, silu=True)
         self.conv1 = Conv2d(out_channels, out_channels, 3, gain=1e-5)
         needs_skip = in_channels != out_channels or resample
         self.skip = Conv2d(in_channels, out_channels, 1, resample=resample) if needs_skip else None
@@ -129,8 +135,8 @@ class Block(nn.Module):
         self.has_attention = attention
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # [B, C, H, W], [B, E] -> [B, C', H', W']
-        h = self.conv0(nnf.silu(self.norm0(x)))
-        h = nnf.silu(self.norm1(h + self.affine(embedding)[:, :, None, None]))
+        h = self.conv0(self.norm0(x))
+        h = self.norm1(h + self.affine(embedding)[:, :, None, None])
         h = self.conv1(nnf.dropout(h, self.dropout, self.training))
         x = (h + (x if self.skip is None else self.skip(x))) * SKIP_SCALE
         if self.has_attention:
@@ -221,7 +227,7 @@ class SongUNet(nn.Module):
                 attend = i == num_blocks and size in attn_resolutions
                 self.dec[f"{size}x{size}_block{i}"] = block(channels + skips.pop(), width, attention=attend)
                 channels = width
-        self.dec[f"{image_size}x{image_size}_aux_norm"] = GroupNorm(channels)
+        self.dec[f"{image_size}x{image_size}_aux_norm"] = GroupNorm(channels, silu=True)
         self.dec[f"{image_size}x{image_size}_aux_conv"] = Conv2d(channels, out_channels, 3, gain=1e-5)
 
     def embed(self, c_noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
@@ -261,8 +267,6 @@ class SongUNet(nn.Module):
                 if "_block" in name:
                     x = torch.cat([x, skips.pop()], 1)
                 x = module(x, e)
-            elif isinstance(module, GroupNorm):
-                x = nnf.silu(module(x))
             else:
                 x = module(x)
         return x

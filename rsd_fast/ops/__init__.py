@@ -5,6 +5,9 @@ from ._library import backends, load_kernels, native_info
 from .blur import blur, blur_adjoint
 from .denoise import denoise
 from .denoising_loss import denoising_loss
+from .downsample import downsample, downsample_adjoint
+from .group_norm_silu import group_norm_silu
+from .observe import Operator, observe, observe_perturb
 from .perturb import perturb
 from .philox import Stream, philox, randn, uniform
 from .score_difference_loss import score_difference_loss
@@ -12,13 +15,19 @@ from .score_difference_loss import score_difference_loss
 load_kernels()
 
 __all__ = [
+    "Operator",
     "Stream",
     "backends",
     "blur",
     "blur_adjoint",
     "denoise",
     "denoising_loss",
+    "downsample",
+    "downsample_adjoint",
+    "group_norm_silu",
     "native_info",
+    "observe",
+    "observe_perturb",
     "perturb",
     "philox",
     "randn",

@@ -1,8 +1,9 @@
 """Who serves which op on which device: decided once, at import.
 
 Every op has a PyTorch reference, registered as its default on every device. Before it comes, per device, the
-native extension ``rsd_fast._C`` where it is built, else (on "cuda", AMD's devices included) Triton. The
-environment variable RSD_FAST_BACKEND=native|triton|reference forces one and fails where that one is absent.
+native extension ``rsd_fast._C`` where it is built, else (on "cuda", AMD's devices included) Triton; where the
+extension is built for "cuda", Triton still serves the ops that it has no CUDA kernel for. The environment variable
+RSD_FAST_BACKEND=native|triton|reference forces one, leaves the rest to the reference, and fails where it is absent.
 Triton serves "cpu" only where it is forced under TRITON_INTERPRET=1, which is for testing.
 """
 
@@ -10,14 +11,17 @@ import functools
 import importlib
 import importlib.util
 import os
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
 DEVICES = ("cpu", "cuda")
+OLDEST_TRITON = (3, 3)
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
@@ -30,9 +34,25 @@ def _load_native() -> tuple[Any, str]:
         reason = skipped.read_text().strip() if skipped.exists() else "installed with RSD_FAST_NATIVE=0"
         return None, f"not built: {reason}"
     except ImportError as error:
+        if os.environ.get("RSD_FAST_ISA"):  # which names none that this processor has
+            raise
         warnings.warn(f"rsd_fast._C cannot be loaded, PyTorch code serves instead: {error}", stacklevel=2)
         return None, f"built, but cannot be loaded: {error}"
     return module, "built for " + ("cpu and cuda" if module.build["cuda"] else "cpu")
+
+
+def _find_triton() -> str:
+    """ "installed", or why Triton does not serve."""
+    if importlib.util.find_spec("triton") is None:
+        return "not installed"
+    for package in ("triton", "pytorch-triton-rocm"):
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_TRITON:
+            return f"too old: {version}, and kernels take tuples, which came with {'.'.join(map(str, OLDEST_TRITON))}"
+    return "installed"
 
 
 def _choose() -> dict[str, str]:
@@ -53,7 +73,8 @@ def _choose() -> dict[str, str]:
                 "install with RSD_FAST_CUDA=1, which needs nvcc"
             )
     if forced == "triton" and not _HAS_TRITON:
-        raise RuntimeError("RSD_FAST_BACKEND=triton: Triton is not installed; pip install triton")
+        wanted = ".".join(map(str, OLDEST_TRITON))
+        raise RuntimeError(f"RSD_FAST_BACKEND=triton: Triton is {_TRITON_STATE}; pip install 'triton>={wanted}'")
 
     choice = dict.fromkeys(DEVICES, "reference")
     if forced in ("", "triton") and _HAS_TRITON:
@@ -67,25 +88,44 @@ def _choose() -> dict[str, str]:
     return choice
 
 
+def _choose_second() -> dict[str, str]:
+    """{device: backend} for ops that the device's chosen backend lacks."""
+    unforced = not os.environ.get("RSD_FAST_BACKEND")
+    return {"cuda": "triton"} if unforced and _HAS_TRITON and CHOICE["cuda"] == "native" else {}
+
+
 _C, _C_STATE = _load_native()
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_TRITON_STATE = _find_triton()
+_HAS_TRITON = _TRITON_STATE == "installed"
 CHOICE = _choose()
+SECOND_CHOICE = _choose_second()
 _TABLE: dict[str, dict[str, str]] = {}
+_CHECKS: dict[str, Callable[..., None]] = {}
 
 
-def define(op: str, schema: str, reference: Callable[..., Any]) -> None:
-    """Define ``rsd_fast::op`` with ``reference`` as its code on every device that nothing else serves."""
+def define(op: str, schema: str, reference: Callable[..., Any], check: Callable[..., None]) -> None:
+    """Define ``rsd_fast::op`` with ``reference`` as its code on every device that nothing else serves.
+
+    ``check`` takes the op's arguments and raises TypeError or ValueError; it comes before every backend's code and the
+    fake, so that ``torch.ops.rsd_fast.op`` is as safe as the public function.
+    """
     torch.library.define(f"rsd_fast::{op}", schema)
-    torch.library.impl(f"rsd_fast::{op}", "default")(reference)
+    _CHECKS[op] = check
+    torch.library.impl(f"rsd_fast::{op}", "default")(_checked(op, reference))
     _TABLE[op] = dict.fromkeys(DEVICES, "reference")
 
 
-def implement(op: str, backend: str) -> Callable[[Kernel], Kernel]:
-    """Decorator: register a function as ``rsd_fast::op`` on each device that ``backend`` is chosen for."""
+def implement(op: str, backend: str, devices: Sequence[str] = DEVICES) -> Callable[[Kernel], Kernel]:
+    """Decorator: register a function as ``rsd_fast::op`` on each of ``devices`` that ``backend`` is chosen for.
+
+    A second choice comes after the first: where that has registered its own, this one does not.
+    """
 
     def register(function: Kernel) -> Kernel:
-        for device in DEVICES:
-            if CHOICE[device] == backend:
+        function = _checked(op, function)
+        for device in devices:
+            vacant = _TABLE[op][device] == "reference"
+            if CHOICE[device] == backend or (SECOND_CHOICE.get(device) == backend and vacant):
                 torch.library.impl(f"rsd_fast::{op}", device)(function)
                 _TABLE[op][device] = backend
         return function
@@ -93,10 +133,61 @@ def implement(op: str, backend: str) -> Callable[[Kernel], Kernel]:
     return register
 
 
+def fake(op: str) -> Callable[[Kernel], Kernel]:
+    """Decorator: register the function that gives the outputs' shapes, dtypes and strides."""
+
+    def register(function: Kernel) -> Kernel:
+        torch.library.register_fake(f"rsd_fast::{op}")(_checked(op, function))
+        return function
+
+    return register
+
+
+def differentiable(
+    op: str, backward: Callable[..., Any], setup_context: Callable[..., None], arguments: Sequence[int]
+) -> None:
+    """Register the gradient of an op in those of its arguments; one wanted of another raises instead of being 0."""
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+        for i, wanted in enumerate(ctx.needs_input_grad):
+            if wanted and i not in arguments:
+                raise ValueError(f"rsd_fast::{op} has no gradient in its argument {i}; detach it")
+        setup_context(ctx, inputs, output)
+
+    torch.library.register_autograd(f"rsd_fast::{op}", backward, setup_context=setup)
+
+
+def not_differentiable(*ops: str) -> None:
+    """Let these raise where a gradient is wanted of them."""
+    for op in ops:
+        differentiable(op, lambda ctx, *grads: None, lambda ctx, inputs, output: None, ())
+
+
+def differentiable_once(*backward_ops: str) -> None:
+    """Let these raise where they would be differentiated: without it a second derivative would silently be 0."""
+    for op in backward_ops:
+
+        def backward(ctx: Any, *grads: Any, op: str = op) -> None:
+            raise RuntimeError(f"rsd_fast::{op.removesuffix('_backward')} is differentiable once")
+
+        torch.library.register_autograd(f"rsd_fast::{op}", backward)
+
+
+def _checked(op: str, function: Kernel) -> Kernel:
+    check = _CHECKS[op]
+
+    @functools.wraps(function)
+    def checked(*arguments: Any) -> Any:
+        check(*arguments)
+        return function(*arguments)
+
+    return cast(Kernel, checked)
+
+
 def load_kernels() -> None:
     """Register the kernels of the chosen backends; called once, when every op is defined."""
     for backend in ("native", "triton"):
-        if backend in CHOICE.values():
+        if backend in (*CHOICE.values(), *SECOND_CHOICE.values()):
             importlib.import_module(f"{__package__}._{backend}")
 
 
@@ -114,7 +205,7 @@ def native_info() -> dict[str, Any]:
     """
     return {
         "native": _C_STATE,
-        "triton": "installed" if _HAS_TRITON else "not installed",
+        "triton": _TRITON_STATE,
         "forced": os.environ.get("RSD_FAST_BACKEND") or None,
         **(_C.build if _C is not None else {}),
     }

@@ -1,20 +1,95 @@
 """The denoiser of the raw network output (Karras et al. 2022, equation 7).
 
-D = c_skip(sigma) x_t + c_out(sigma) F,      F = network(c_in(sigma) x_t, c_noise(sigma))
+    D = c_skip(sigma) x_t + c_out(sigma) F,      F = network(c_in(sigma) x_t, c_noise(sigma))
+
+so  dF = c_out dD,  dx_t = c_skip dD.
 """
 
+import torch
 from torch import Tensor
 
-from . import edm
+from . import _library, edm
 
 
-def denoise(F: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
-    """D [B, ...] in float32 (float64 where x_t is float64).
+def denoise(F: Tensor, x_t: Tensor, sigma: Tensor | float, sigma_data: float = 0.5) -> Tensor:
+    """D [B, ...] in float32 (float64 where x_t is float64), in the memory format of F.
 
-    F, x_t: [B, ...] of one shape; F may be bfloat16 or float16. sigma: [B] or a number.
-    Differentiable in F and x_t. Raises ValueError on a shape mismatch.
+    F, x_t: [B, ...] of one shape and device; F may be bfloat16 or float16. sigma: [B] or a number.
+    Differentiable once, in F and x_t. Raises ValueError on a mismatch of shape or device, TypeError on dtypes that are
+    not floating-point.
     """
-    edm.check_same_shape("F", F, "x_t", x_t)
+    edm.check_tensors(F=F, x_t=x_t)
+    return torch.ops.rsd_fast.denoise.default(F, x_t, edm.levels(sigma, x_t), sigma_data)
+
+
+def denoise_reference(F: Tensor, x_t: Tensor, sigma: Tensor | float, sigma_data: float = 0.5) -> Tensor:
+    """The mathematics above in plain PyTorch."""
     dtype = edm.accumulation_dtype(x_t)
     sigma = edm.per_sample(sigma, x_t)
     return edm.c_skip(sigma, sigma_data) * x_t.to(dtype) + edm.c_out(sigma, sigma_data) * F.to(dtype)
+
+
+# Registration
+
+
+def _check(F, x_t, sigma, sigma_data):
+    edm.check_images(x_t=x_t, F=F)
+    edm.check_levels(x_t, sigma=sigma)
+    edm.check_positive(sigma_data=sigma_data)
+
+
+def _check_backward(grad, sigma, sigma_data, F_dtype, x_t_dtype, channels_last):
+    edm.check_images(grad=grad)
+    edm.check_levels(grad, sigma=sigma)
+    edm.check_positive(sigma_data=sigma_data)
+    for dtype in (F_dtype, x_t_dtype):
+        edm.check_output(dtype, channels_last, grad)
+
+
+def _denoise(F, x_t, sigma, sigma_data):
+    D = denoise_reference(F, x_t, sigma, sigma_data)
+    return edm.laid_out(D, D.dtype, edm.is_channels_last(F))
+
+
+def _denoise_backward(grad, sigma, sigma_data, F_dtype, x_t_dtype, channels_last):
+    level = edm.per_sample(sigma, grad)
+    dF, dx_t = edm.c_out(level, sigma_data) * grad, edm.c_skip(level, sigma_data) * grad
+    return tuple(edm.laid_out(gradient, dtype, channels_last) for gradient, dtype in ((dF, F_dtype), (dx_t, x_t_dtype)))
+
+
+_library.define("denoise", "(Tensor F, Tensor x_t, Tensor sigma, float sigma_data) -> Tensor", _denoise, _check)
+_library.define(  # a dtype of None: that gradient is not wanted, and comes back empty
+    "denoise_backward",
+    "(Tensor grad, Tensor sigma, float sigma_data, ScalarType? F_dtype, ScalarType? x_t_dtype, bool channels_last)"
+    " -> (Tensor, Tensor)",
+    _denoise_backward,
+    _check_backward,
+)
+
+
+@_library.fake("denoise")
+def _(F, x_t, sigma, sigma_data):
+    return edm.new_images(x_t, edm.accumulation_dtype(x_t), edm.is_channels_last(F))
+
+
+@_library.fake("denoise_backward")
+def _(grad, sigma, sigma_data, F_dtype, x_t_dtype, channels_last):
+    return tuple(edm.new_images(grad, dtype, channels_last) for dtype in (F_dtype, x_t_dtype))
+
+
+def _setup_context(ctx, inputs, output):
+    F, x_t, sigma, ctx.sigma_data = inputs
+    ctx.save_for_backward(sigma)
+    ctx.dtypes, ctx.channels_last = (F.dtype, x_t.dtype), edm.is_channels_last(F)
+
+
+def _backward(ctx, grad):
+    wanted = ctx.needs_input_grad[:2]
+    dtypes = (dtype if want else None for dtype, want in zip(ctx.dtypes, wanted, strict=True))
+    (sigma,) = ctx.saved_tensors
+    grads = torch.ops.rsd_fast.denoise_backward.default(grad, sigma, ctx.sigma_data, *dtypes, ctx.channels_last)
+    return *(g if want else None for g, want in zip(grads, wanted, strict=True)), None, None
+
+
+_library.differentiable("denoise", _backward, _setup_context, (0, 1))
+_library.differentiable_once("denoise_backward")

@@ -30,7 +30,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from . import _library
+from . import _library, edm
 
 
 class Stream(IntEnum):
@@ -77,12 +77,16 @@ def uniform(shape: Sequence[int], seed: int, sample: Tensor, step: int | Tensor,
 
 def philox_reference(seed: int, sample: int | Tensor, element: int | Tensor, step: int | Tensor, stream: int) -> Tensor:
     """``philox`` in plain PyTorch."""
-    return _philox(*_philox_arguments(seed, sample, element, step, stream))
+    arguments = _philox_arguments(seed, sample, element, step, stream)
+    _check_philox(*arguments)
+    return _philox(*arguments)
 
 
 def randn_reference(shape: Sequence[int], seed: int, sample: Tensor, step: int | Tensor, stream: int) -> Tensor:
     """``randn`` in plain PyTorch."""
-    return _randn(*_randn_arguments(shape, seed, sample, step, stream))
+    arguments = _randn_arguments(shape, seed, sample, step, stream)
+    _check_randn(*arguments)
+    return _randn(*arguments)
 
 
 def uniform_reference(shape: Sequence[int], seed: int, sample: Tensor, step: int | Tensor, stream: int) -> Tensor:
@@ -151,13 +155,11 @@ def _cos_sin(u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _philox(seed: int, sample: Tensor, element: Tensor, step: Tensor, stream: int) -> Tensor:
-    _check_philox(sample, element, step)
     words = torch.broadcast_tensors(*_rounds(seed, element, sample, step, stream))
     return torch.stack(words, dim=-1).to(torch.uint32)
 
 
 def _randn(shape: Sequence[int], seed: int, sample: Tensor, step: Tensor, stream: int) -> Tensor:
-    _check_randn(shape, sample, step)
     inner = math.prod(shape[1:])
     block = torch.arange(_blocks(inner), device=sample.device)
     words = _rounds(seed, block, sample[:, None], step.reshape(-1, 1), stream)
@@ -170,7 +172,7 @@ def _randn(shape: Sequence[int], seed: int, sample: Tensor, step: Tensor, stream
 def _uniform(
     op: Callable[..., Tensor], shape: Sequence[int], seed: int, sample: Tensor, step: Tensor, stream: int
 ) -> Tensor:
-    _check_randn(shape, sample, step)
+    _check_randn(shape, seed, sample, step, stream)
     inner = math.prod(shape[1:])
     block = torch.arange(_blocks(inner), device=sample.device)
     words = op(seed, sample[:, None], block, step.reshape(-1, 1), stream)  # [B, blocks, 4]
@@ -181,7 +183,7 @@ def _blocks(inner: int) -> int:
     return (inner + 3) // 4
 
 
-def _signed_seed(seed: int) -> int:
+def signed_seed(seed: int) -> int:
     """The 64 bits of the seed as torch's schemas want them."""
     seed = seed if isinstance(seed, int) else operator.index(seed)
     if not 0 <= seed < 2**64:
@@ -198,62 +200,78 @@ def _word(name: str, value: int | Tensor, device: torch.device) -> Tensor:
     return torch.full((), value, dtype=torch.int64, device=device)  # a fill: torch.tensor would wait for a GPU
 
 
+def integers(*, step: int | Tensor, **sample: Tensor) -> tuple[Tensor, Tensor]:
+    """(sample, step) as the ops take them; the name of the first is its keyword. TypeError where it is no tensor."""
+    ((name, ids),) = sample.items()
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"{name}: expected an integer tensor [B], got {type(ids).__name__}")
+    return ids, _word("step", step, ids.device)
+
+
 def _philox_arguments(seed, sample, element, step, stream):
     words = {"sample": sample, "element": element, "step": step}
     device = next((w.device for w in words.values() if isinstance(w, Tensor)), torch.device("cpu"))
-    return _signed_seed(seed), *(_word(name, w, device) for name, w in words.items()), int(stream)
+    return signed_seed(seed), *(_word(name, w, device) for name, w in words.items()), int(stream)
 
 
 def _randn_arguments(shape, seed, sample, step, stream):
-    if not isinstance(sample, Tensor):
-        raise TypeError(f"sample: expected an integer tensor [B], got {type(sample).__name__}")
-    return list(shape), _signed_seed(seed), sample, _word("step", step, sample.device), int(stream)
+    sample, step = integers(sample=sample, step=step)
+    return list(shape), signed_seed(seed), sample, step, int(stream)
 
 
 def _check_words(**words: Tensor) -> None:
-    device = words["sample"].device
+    first, *_ = words
+    edm.check_layout(**words)
+    device = words[first].device
     for name, word in words.items():
         if word.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"{name}: expected int32 or int64, got {word.dtype}")
         if word.device != device:
-            raise ValueError(f"{name}: expected the device of sample, {device}, got {word.device}")
+            raise ValueError(f"{name}: expected the device of {first}, {device}, got {word.device}")
 
 
-def _check_philox(sample: Tensor, element: Tensor, step: Tensor) -> tuple[int, ...]:
-    """The broadcast shape, or an error."""
+def check_counter(sample: Tensor, step: Tensor, name: str = "sample") -> None:
+    """TypeError or ValueError unless these are integers [B] and one or [B], on one device."""
+    _check_words(**{name: sample, "step": step})
+    if sample.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, [B], got shape {tuple(sample.shape)}")
+    if step.ndim > 1 or step.numel() not in (1, sample.shape[0]):
+        raise ValueError(f"step: expected one element or [{sample.shape[0]}], got shape {tuple(step.shape)}")
+
+
+def _check_philox(seed: int, sample: Tensor, element: Tensor, step: Tensor, stream: int) -> None:
     _check_words(sample=sample, element=element, step=step)
     shapes = [tuple(word.shape) for word in (sample, element, step)]
     try:
-        return tuple(torch.broadcast_shapes(*shapes))
+        torch.broadcast_shapes(*shapes)
     except RuntimeError:
         raise ValueError(
             "sample, element, step: expected shapes that broadcast, got {}, {}, {}".format(*shapes)
         ) from None
 
 
-def _check_randn(shape: Sequence[int], sample: Tensor, step: Tensor) -> None:
-    _check_words(sample=sample, step=step)
-    if sample.ndim != 1:
-        raise ValueError(f"sample: expected one dimension, [B], got shape {tuple(sample.shape)}")
+def _check_randn(shape: Sequence[int], seed: int, sample: Tensor, step: Tensor, stream: int) -> None:
+    check_counter(sample, step)
     if len(shape) == 0 or shape[0] != sample.shape[0] or any(size < 0 for size in shape):
         raise ValueError(f"shape: expected ({sample.shape[0]}, ...) to match sample, got {tuple(shape)}")
     if _blocks(math.prod(shape[1:])) > 2**32:
         raise ValueError(f"shape: expected at most 2**34 elements a sample, got {tuple(shape)}")
-    if step.ndim > 1 or step.numel() not in (1, sample.shape[0]):
-        raise ValueError(f"step: expected one element or [{sample.shape[0]}], got shape {tuple(step.shape)}")
 
 
-_library.define("philox", "(int seed, Tensor sample, Tensor element, Tensor step, int stream) -> Tensor", _philox)
-_library.define("randn", "(SymInt[] shape, int seed, Tensor sample, Tensor step, int stream) -> Tensor", _randn)
+_library.define(
+    "philox", "(int seed, Tensor sample, Tensor element, Tensor step, int stream) -> Tensor", _philox, _check_philox
+)
+_library.define(
+    "randn", "(SymInt[] shape, int seed, Tensor sample, Tensor step, int stream) -> Tensor", _randn, _check_randn
+)
 
 
-@torch.library.register_fake("rsd_fast::philox")
+@_library.fake("philox")
 def _(seed, sample, element, step, stream):
-    shape = _check_philox(sample, element, step)
+    shape = torch.broadcast_shapes(sample.shape, element.shape, step.shape)
     return sample.new_empty((*shape, 4), dtype=torch.uint32)
 
 
-@torch.library.register_fake("rsd_fast::randn")
+@_library.fake("randn")
 def _(shape, seed, sample, step, stream):
-    _check_randn(shape, sample, step)
     return sample.new_empty(shape, dtype=torch.float32)

@@ -48,13 +48,16 @@ def laid_out(x, layout):
     return x
 
 
-def assert_accurate(actual, exact, plain):
-    """Sample by sample: error at most twice that of `plain` (same precision), plus 8 of its last places."""
+def assert_accurate(actual, exact, plain, summands=None):
+    """Sample by sample: error at most twice that of `plain` (same precision), plus 8 of its last places.
+
+    summands: of a sum that cancels, the sum of the absolute values, whose last places count instead.
+    """
     assert actual.shape == tuple(exact.shape) and actual.dtype == plain.dtype
     eps = torch.finfo(actual.dtype).eps
-    for found, wanted, same in zip(*arrays(actual), *[exact], *arrays(plain), strict=True):
-        scale = np.abs(wanted).max()
-        assert np.abs(found - wanted).max() <= 2 * np.abs(same - wanted).max() + 8 * eps * scale
+    summands = exact if summands is None else summands
+    for found, wanted, same, size in zip(*arrays(actual), *[exact], *arrays(plain), summands, strict=True):
+        assert np.abs(found - wanted).max() <= 2 * np.abs(same - wanted).max() + 8 * eps * np.abs(size).max()
 
 
 # Preconditioning.
@@ -342,7 +345,11 @@ def test_denoising_loss_just_above_sigma_obs_keeps_its_digits():
 
 
 def score64(F_teacher, F_fake, u_t, u, sigma, alpha, mask=None):
-    """(loss without w [B], {argument: its gradient without w}, mean |u - f| [B]), by hand; w is constant."""
+    """(loss without w [B], its gradients without w, mean |u - f| [B]), by hand; w is constant.
+
+    In extended precision: the gradients are differences, of which float64 would lose digits that the op keeps.
+    """
+    F_teacher, F_fake, u_t, u = (x.astype(np.longdouble) for x in (F_teacher, F_fake, u_t, u))
     s = columns(sigma, u)
     m = np.ones(1) if mask is None else mask.double().numpy()
     f, g = denoise64(F_teacher, u_t, sigma), denoise64(F_fake, u_t, sigma)
@@ -351,7 +358,9 @@ def score64(F_teacher, F_fake, u_t, u, sigma, alpha, mask=None):
     df, dg, du = m**2 * (r + d - 2 * alpha * d), m**2 * (2 * alpha * d - r), -(m**2) * d
     c_out, c_skip = s * SD / np.sqrt(s**2 + SD**2), SD**2 / (s**2 + SD**2)
     gradients = c_out * df, c_out * dg, c_skip * (df + dg), du
-    return loss, gradients, np.abs(u - f).reshape(len(u), -1).mean(1)
+    results = loss, *gradients, np.abs(u - f).reshape(len(u), -1).mean(1)
+    loss, *gradients, mean_error = (x.astype(np.float64) for x in results)
+    return loss, gradients, mean_error
 
 
 def score_plain(F_teacher, F_fake, u_t, u, sigma, alpha):
@@ -378,7 +387,9 @@ def test_score_difference_loss_matches_float64(dtype, shape, alpha):
     loss, gradients, mean_error = score64(*arrays(*leaves), sigma, alpha)
     w = 1 / np.maximum(mean_error, 1e-5)
     found, plain = (f(*leaves, sigma, alpha) for f in (ops.score_difference_loss, score_plain))
-    assert_accurate(found, w * loss, plain)
+    f, g = (denoise64(*arrays(F, leaves[2]), sigma) for F in leaves[:2])
+    summands = np.abs((f - g) * ((f - arrays(leaves[3])[0]) - alpha * (f - g))).reshape(shape[0], -1).sum(1)
+    assert_accurate(found, w * loss, plain, w * summands)
 
     upstream = torch.linspace(0.5, 2, shape[0]).to(long)
     grads, plain_grads = (torch.autograd.grad((upstream * value).sum(), leaves) for value in (found, plain))

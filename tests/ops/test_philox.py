@@ -382,7 +382,7 @@ def test_backend_choice(monkeypatch):
     assert choose("triton", built, interpret=True) == ("triton", "triton")
     with pytest.raises(RuntimeError, match=r"RSD_FAST_BACKEND=native: .*RSD_FAST_NATIVE=1"):
         choose("native", None)
-    with pytest.raises(RuntimeError, match=r"RSD_FAST_BACKEND=triton: .*pip install triton"):
+    with pytest.raises(RuntimeError, match=r"RSD_FAST_BACKEND=triton: .*pip install 'triton>="):
         choose("triton", built, triton=False)
     with pytest.raises(ValueError, match="RSD_FAST_BACKEND: expected native, triton or reference, got 'fast'"):
         choose("fast", built)
@@ -429,35 +429,3 @@ def test_forced_backend_serves(forced):
     assert served == forced
     assert torch.equal(torch.tensor(normal), ops.reference.randn((3, 5), 8, sample, 1, 2))
     assert word == ops.reference.philox(8, sample, 0, 1, 2).long().tolist()
-
-
-AHEAD_OF_TIME = """
-import json, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from rsd_fast.kernels import philox
-pointer, number = {"out": "*fp32", "sample": "*i64", "step": "*i64", "element": "*i64"}, "i32"
-ptx = {}
-for kernel in (philox.philox_kernel, philox.randn_kernel):
-    signature = {name: pointer.get(name, number) for name in kernel.arg_names}
-    signature["BLOCK"] = "constexpr"
-    if kernel is philox.philox_kernel:
-        signature["out"] = "*i32"
-    source = ASTSource(fn=kernel, signature=signature, constexprs={"BLOCK": 256})
-    for capability in (80, 90):
-        compiled = triton.compile(
-            source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": False}
-        )
-        assert len(compiled.asm["cubin"]) > 0
-        ptx[f"{kernel.arg_names[0]} {signature['out']} {capability}"] = compiled.asm["ptx"]
-print(json.dumps(ptx))
-"""
-
-
-def test_triton_compiles_ahead_of_time(tmp_path):
-    pytest.importorskip("triton")
-    ptx = _python(AHEAD_OF_TIME, TRITON_CACHE_DIR=str(tmp_path))
-    assert len(ptx) == 4
-    for code in ptx.values():
-        assert ".func" in code or ".entry" in code
-        assert "fma.rn" not in code  # a fused multiply-add would change the last bits

@@ -1,0 +1,27 @@
+// A mask that broadcasts against [batch, inner] images: strides over sample, channel and pixel, 0 where it repeats.
+#pragma once
+#include "dtype.h"
+
+namespace rsd {
+
+struct MaskArgs {
+  const void* data;  // dtype, uint8 or that of the images; null: there is none
+  int64_t batch_stride, channel_stride, pixel_stride;
+  int64_t channels, pixels;  // inner = channels * pixels
+  DType dtype;
+  bool channels_last;  // which of the two is innermost in the images
+
+  RSD_HD_MEMBER int64_t offset(int64_t b, int64_t element) const {
+    const int64_t c = channels_last ? element % channels : element / pixels;
+    const int64_t p = channels_last ? element / channels : element % pixels;
+    return b * batch_stride + c * channel_stride + p * pixel_stride;
+  }
+};
+
+template <class A>
+RSD_HD A mask_at(const MaskArgs& mask, int64_t offset) {
+  return mask.dtype == kUInt8 ? A(static_cast<const uint8_t*>(mask.data)[offset])
+                              : static_cast<const A*>(mask.data)[offset];
+}
+
+}  // namespace rsd
