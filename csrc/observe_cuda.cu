@@ -75,7 +75,7 @@ __device__ __forceinline__ void store_row(void* to, int64_t at, const Row<T, kCo
   using Word = std::conditional_t<sizeof(row) % 16 == 0, uint4, uint2>;
   Word* words = reinterpret_cast<Word*>(static_cast<T*>(to) + at);
 #pragma unroll
-  for (size_t i = 0; i < sizeof(row) / sizeof(Word); ++i) words[i] = reinterpret_cast<const Word*>(&row)[i];
+  for (size_t i = 0; i < sizeof(row) / sizeof(Word); ++i) __stcg(words + i, reinterpret_cast<const Word*>(&row)[i]);
 }
 
 template <class A>

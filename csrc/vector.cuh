@@ -26,7 +26,7 @@ template <class T>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
 #pragma unroll
   for (size_t i = 0; i < sizeof(Pack<T>) / 16; ++i)
-    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(&pack)[i];
+    __stcg(reinterpret_cast<uint4*>(to) + i, reinterpret_cast<const uint4*>(&pack)[i]);  // a plain one may be split
 }
 
 // Whether every sample of [batch, inner] starts 16-byte aligned in each of these tensors, null ones aside, for

@@ -90,6 +90,8 @@ def instances(cubin, source, architecture):
 def kernels(source):
     """{name of a kernel: (its place for kPacked among its bool template parameters or None, its body)}."""
     text = source.read_text()
+    for header in re.findall(r'#include "(\w+_tile\.cuh)"', text):  # of kernels that several ops share
+        text += (source.parent / header).read_text()
     declared = list(re.finditer(r"(?:template <([^<>]*)>\s*)?__global__\s[^;{]*?\b(\w+_kernel)\(", text))
     assert len(declared) == text.count("__global__"), "a kernel's name ends in _kernel"
     ends = [match.start() for match in declared[1:]] + [len(text)]
