@@ -263,4 +263,5 @@ PYBIND11_MODULE(_C, m) {
   build["cuda_architectures"] = RSD_CUDA_ARCHITECTURES;
 #endif
   m.attr("build") = build;
+  m.attr("chunk") = rsd::kChunk;
 }

@@ -6,7 +6,7 @@ namespace {
 
 template <bool adjoint>
 void run(const BlurArgs& a, int64_t begin, int64_t end) {
-  with_image_type(a.dtype, [&](auto type) {
+  with_dtype(a.dtype, [&](auto type) {
     using T = decltype(type);
     const auto taps = taps_of<Acc<T>>(a.kernel, a.kernel_rows, a.kernel_columns, a.separable, adjoint);
     const Images images{a.channels, a.height, a.width, a.channels_last};

@@ -9,7 +9,7 @@ void run(const BlurArgs& a, int device, void* stream) {
   if (a.work() == 0) return;
   check_image_type(a.dtype);
   DeviceGuard guard(device);
-  with_image_type(a.dtype, [&](auto type) {
+  with_dtype(a.dtype, [&](auto type) {
     using T = decltype(type);
     const auto taps = taps_of<Acc<T>>(a.kernel, a.kernel_rows, a.kernel_columns, a.separable, adjoint);
     const Images images{a.channels, a.height, a.width, a.channels_last};

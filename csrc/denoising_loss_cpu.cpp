@@ -12,8 +12,8 @@ void denoising_loss(const DenoisingLossArgs& a, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const DenoisingLoss<A> of = denoising_loss_of<A>(a, b);
       double sum[1] = {};
-      for (int64_t first = 0; first < a.inner; first += kBlock) {
-        const int64_t left = a.inner - first, n = left < kBlock ? left : kBlock, at = b * a.inner + first;
+      for_blocks(a.inner, [&](int64_t first, int64_t n) {
+        const int64_t at = b * a.inner + first;
         const T* __restrict F = static_cast<const T*>(a.F) + at;
         const A* __restrict x_t = static_cast<const A*>(a.x_t) + at;
         const A* __restrict y = static_cast<const A*>(a.y) + at;
@@ -22,7 +22,7 @@ void denoising_loss(const DenoisingLossArgs& a, int64_t begin, int64_t end) {
           const A error = of.error(widen(F[i]), x_t[i], y[i]) * mask[i];
           sums[0][l] += error * error;
         });
-      }
+      });
       static_cast<A*>(a.loss)[b] = A(double(of.weight) * sum[0]);
     }
   });
@@ -36,8 +36,8 @@ void denoising_loss_backward(const DenoisingLossArgs& a, int64_t begin, int64_t 
     for (int64_t b = begin; b < end; ++b) {
       const DenoisingLoss<A> of = denoising_loss_of<A>(a, b);
       const A slope = static_cast<const A*>(a.grad)[b * a.grad_stride] * of.slope();
-      for (int64_t first = 0; first < a.inner; first += kBlock) {
-        const int64_t left = a.inner - first, n = left < kBlock ? left : kBlock, at = b * a.inner + first;
+      for_blocks(a.inner, [&](int64_t first, int64_t n) {
+        const int64_t at = b * a.inner + first;
         const T* __restrict F = static_cast<const T*>(a.F) + at;
         const A* __restrict x_t = static_cast<const A*>(a.x_t) + at;
         const A* __restrict y = static_cast<const A*>(a.y) + at;
@@ -49,7 +49,7 @@ void denoising_loss_backward(const DenoisingLossArgs& a, int64_t begin, int64_t 
           for (int64_t i = 0; i < n; ++i)
             grad_F[i] = narrow<T>(slope * mask[i] * (mask[i] * of.error(widen(F[i]), x_t[i], y[i])));
         }
-      }
+      });
     }
   });
 }

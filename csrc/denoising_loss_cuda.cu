@@ -9,18 +9,17 @@ namespace {
 // A block sums a chunk of a sample; where a sample is one chunk it writes the loss, else `finish_kernel` does.
 template <class T, class A, bool kPacked>
 __global__ void __launch_bounds__(kThreads) denoising_loss_kernel(DenoisingLossArgs a, int64_t tasks) {
-  const int64_t chunks = chunks_of(a.inner);
   for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-    const int64_t b = task / chunks, first = task % chunks * kChunk, at = b * a.inner + first;
-    const int n = int(min(kChunk, a.inner - first));
-    const DenoisingLoss<A> of = denoising_loss_of<A>(a, b);
-    const T* F = static_cast<const T*>(a.F) + at;
-    const A *x_t = static_cast<const A*>(a.x_t) + at, *y = static_cast<const A*>(a.y) + at;
+    const Chunk chunk = chunk_of(a.inner, task);
+    const DenoisingLoss<A> of = denoising_loss_of<A>(a, chunk.b);
+    const T* F = static_cast<const T*>(a.F) + chunk.at;
+    const A *x_t = static_cast<const A*>(a.x_t) + chunk.at, *y = static_cast<const A*>(a.y) + chunk.at;
     A sum = 0;
     if (kPacked) {
-      for (int i = threadIdx.x * kPack; i < n; i += kThreads * kPack) {
+      for (int i = threadIdx.x * kPack; i < chunk.n; i += kThreads * kPack) {
         const Pack<T> f = load_pack(F + i);
-        const Pack<A> x = load_pack(x_t + i), z = load_pack(y + i), mask = mask_pack<A>(a.mask, b, first + i);
+        const Pack<A> x = load_pack(x_t + i), z = load_pack(y + i),
+                      mask = mask_pack<A>(a.mask, chunk.b, chunk.first + i);
 #pragma unroll
         for (int j = 0; j < kPack; ++j) {
           const A error = of.error(widen(f.v[j]), x.v[j], z.v[j]) * mask.v[j];
@@ -28,16 +27,15 @@ __global__ void __launch_bounds__(kThreads) denoising_loss_kernel(DenoisingLossA
         }
       }
     } else {
-      for (int i = threadIdx.x; i < n; i += kThreads) {
-        A error = of.error(widen(F[i]), x_t[i], y[i]);
-        if (a.mask.data != nullptr) error *= mask_at<A>(a.mask, a.mask.offset(b, first + i));
+      for (int i = threadIdx.x; i < chunk.n; i += kThreads) {
+        const A error = of.error(widen(F[i]), x_t[i], y[i]) * mask_of<A>(a.mask, chunk.b, chunk.first + i);
         sum += error * error;
       }
     }
     sum = block_sum(sum);
     if (threadIdx.x == 0) {
-      if (chunks == 1)
-        static_cast<A*>(a.loss)[b] = of.weight * sum;
+      if (chunks_of(a.inner) == 1)
+        static_cast<A*>(a.loss)[chunk.b] = of.weight * sum;
       else
         static_cast<A*>(a.partial)[task] = sum;
     }
@@ -54,19 +52,18 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(DenoisingLossArgs a) {
 
 template <class T, class A, bool kPacked>
 __global__ void __launch_bounds__(kThreads) denoising_loss_backward_kernel(DenoisingLossArgs a, int64_t tasks) {
-  const int64_t chunks = chunks_of(a.inner);
   for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-    const int64_t b = task / chunks, first = task % chunks * kChunk, at = b * a.inner + first;
-    const int n = int(min(kChunk, a.inner - first));
-    const DenoisingLoss<A> of = denoising_loss_of<A>(a, b);
-    const A slope = static_cast<const A*>(a.grad)[b * a.grad_stride] * of.slope();
-    const T* F = static_cast<const T*>(a.F) + at;
-    const A *x_t = static_cast<const A*>(a.x_t) + at, *y = static_cast<const A*>(a.y) + at;
-    T* grad_F = static_cast<T*>(a.grad_F) + at;
+    const Chunk chunk = chunk_of(a.inner, task);
+    const DenoisingLoss<A> of = denoising_loss_of<A>(a, chunk.b);
+    const A slope = static_cast<const A*>(a.grad)[chunk.b * a.grad_stride] * of.slope();
+    const T* F = static_cast<const T*>(a.F) + chunk.at;
+    const A *x_t = static_cast<const A*>(a.x_t) + chunk.at, *y = static_cast<const A*>(a.y) + chunk.at;
+    T* grad_F = static_cast<T*>(a.grad_F) + chunk.at;
     if (kPacked) {
-      for (int i = threadIdx.x * kPack; i < n; i += kThreads * kPack) {
+      for (int i = threadIdx.x * kPack; i < chunk.n; i += kThreads * kPack) {
         const Pack<T> f = load_pack(F + i);
-        const Pack<A> x = load_pack(x_t + i), z = load_pack(y + i), mask = mask_pack<A>(a.mask, b, first + i);
+        const Pack<A> x = load_pack(x_t + i), z = load_pack(y + i),
+                      mask = mask_pack<A>(a.mask, chunk.b, chunk.first + i);
         Pack<T> out;
 #pragma unroll
         for (int j = 0; j < kPack; ++j) {
@@ -76,8 +73,8 @@ __global__ void __launch_bounds__(kThreads) denoising_loss_backward_kernel(Denoi
         store_pack(grad_F + i, out);
       }
     } else {
-      for (int i = threadIdx.x; i < n; i += kThreads) {
-        const A mask = a.mask.data == nullptr ? A(1) : mask_at<A>(a.mask, a.mask.offset(b, first + i));
+      for (int i = threadIdx.x; i < chunk.n; i += kThreads) {
+        const A mask = mask_of<A>(a.mask, chunk.b, chunk.first + i);
         grad_F[i] = narrow<T>(slope * mask * (mask * of.error(widen(F[i]), x_t[i], y[i])));
       }
     }
@@ -87,35 +84,24 @@ __global__ void __launch_bounds__(kThreads) denoising_loss_backward_kernel(Denoi
 }  // namespace
 
 void denoising_loss_cuda(const DenoisingLossArgs& a, int device, void* stream) {
-  if (a.batch == 0) return;
-  check_types(a.raw_dtype, a.dtype);
-  DeviceGuard guard(device);
-  const auto queue = static_cast<cudaStream_t>(stream);
-  const int64_t chunks = chunks_of(a.inner), tasks = a.batch * chunks;
-  with_types(a.raw_dtype, a.dtype, [&](auto raw, auto image) {
+  const auto select = [&](auto raw, auto image) {
     using T = decltype(raw);
     using A = decltype(image);
-    const auto kernel = packs<A>(a.inner, a.F, a.x_t, a.y) ? denoising_loss_kernel<T, A, sizeof(A) == 4>
-                                                           : denoising_loss_kernel<T, A, false>;
-    if (tasks > 0) kernel<<<grid_size(tasks, device), kThreads, 0, queue>>>(a, tasks);
-    if (chunks != 1) finish_kernel<A><<<unsigned((a.batch + kThreads - 1) / kThreads), kThreads, 0, queue>>>(a);
-  });
+    return packs<A>(a.inner, a.F, a.x_t, a.y) ? denoising_loss_kernel<T, A, sizeof(A) == 4>
+                                              : denoising_loss_kernel<T, A, false>;
+  };
+  launch_chunks(a, device, stream, select, [](auto image) { return finish_kernel<decltype(image)>; });
   RSD_CUDA_CHECK(cudaGetLastError(), "denoising_loss");
 }
 
 void denoising_loss_backward_cuda(const DenoisingLossArgs& a, int device, void* stream) {
-  const int64_t tasks = a.batch * chunks_of(a.inner);
-  if (tasks == 0) return;
-  check_types(a.raw_dtype, a.dtype);
-  DeviceGuard guard(device);
-  with_types(a.raw_dtype, a.dtype, [&](auto raw, auto image) {
+  const auto select = [&](auto raw, auto image) {
     using T = decltype(raw);
     using A = decltype(image);
-    const auto kernel = packs<A>(a.inner, a.F, a.x_t, a.y, a.grad_F)
-                            ? denoising_loss_backward_kernel<T, A, sizeof(A) == 4>
-                            : denoising_loss_backward_kernel<T, A, false>;
-    kernel<<<grid_size(tasks, device), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(a, tasks);
-  });
+    return packs<A>(a.inner, a.F, a.x_t, a.y, a.grad_F) ? denoising_loss_backward_kernel<T, A, sizeof(A) == 4>
+                                                        : denoising_loss_backward_kernel<T, A, false>;
+  };
+  launch_chunks(a, device, stream, select);
   RSD_CUDA_CHECK(cudaGetLastError(), "denoising_loss_backward");
 }
 

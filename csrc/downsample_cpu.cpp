@@ -7,7 +7,7 @@ namespace {
 // Calls f(A{}, x, out, plane, tile) for every piece of work: A is the type of sums, x and out are elements.
 template <class Function>
 void run(const DownsampleArgs& a, int64_t begin, int64_t end, const Function& f) {
-  with_image_type(a.dtype, [&](auto type) {
+  with_dtype(a.dtype, [&](auto type) {
     using T = decltype(type);
     const int64_t tiles = a.tiles(), height = blocks_of(a.height, a.factor), width = blocks_of(a.width, a.factor);
     for (int64_t i = begin; i < end; ++i) {

@@ -33,7 +33,7 @@ void launch(const DownsampleArgs& a, int device, void* stream, const char* op, c
   DeviceGuard guard(device);
   const Images large{a.channels, a.height, a.width, a.channels_last};
   const Images small{a.channels, blocks_of(a.height, a.factor), blocks_of(a.width, a.factor), a.channels_last};
-  with_image_type(a.dtype, [&](auto type) { f(type, large, small, static_cast<cudaStream_t>(stream)); });
+  with_dtype(a.dtype, [&](auto type) { f(type, large, small, static_cast<cudaStream_t>(stream)); });
   RSD_CUDA_CHECK(cudaGetLastError(), op);
 }
 

@@ -86,6 +86,15 @@ RSD_HD Float16 to_float16(float x) {
 #endif
 }
 
+// Calls f(T{}) for the floating-point type that dtype names.
+template <class Function>
+void with_dtype(DType dtype, const Function& f) {
+  if (dtype == kFloat32) return f(float{});
+  if (dtype == kFloat64) return f(double{});
+  if (dtype == kBFloat16) return f(BFloat16{});
+  if (dtype == kFloat16) return f(Float16{});
+}
+
 // Rounded to the nearest, ties to even.
 template <class T, class A>
 RSD_HD T narrow(A x) {

@@ -19,6 +19,16 @@ constexpr int64_t kChunk = 16384;  // elements of one sample that are worked on 
 
 RSD_HD int64_t chunks_of(int64_t inner) { return (inner + kChunk - 1) / kChunk; }
 
+struct Chunk {
+  int64_t b, first, at;  // the sample; its first element, in the sample and in all
+  int n;
+};
+
+RSD_HD Chunk chunk_of(int64_t inner, int64_t index) {
+  const int64_t chunks = chunks_of(inner), b = index / chunks, first = index % chunks * kChunk, left = inner - first;
+  return {b, first, b * inner + first, int(left < kChunk ? left : kChunk)};
+}
+
 // Calls f(F{}, X{}) for the element types of a network's raw output and of the images beside it. The images are in
 // the type that is computed with; ops/_native.py sees to that.
 template <class Function>
@@ -30,9 +40,9 @@ void with_types(DType raw, DType images, const Function& f) {
 }
 
 inline void check_types(DType raw, DType images) {
-  if (!(images == kFloat64 ? raw == kFloat64
-                           : images == kFloat32 && (raw == kFloat32 || raw == kBFloat16 || raw == kFloat16)))
-    throw std::invalid_argument("no kernel for these dtypes");
+  bool known = false;
+  with_types(raw, images, [&](auto, auto) { known = true; });
+  if (!known) throw std::invalid_argument("no kernel for these dtypes");
 }
 
 }  // namespace rsd

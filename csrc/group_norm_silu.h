@@ -27,15 +27,6 @@ struct GroupNormSiluArgs {
   int64_t grain() const { return 1 + 65536 * units_per_sample() / (channels * pixels); }
 };
 
-// Calls f(T{}) for the floating-point type that dtype names.
-template <class Function>
-void with_floating(DType dtype, const Function& f) {
-  if (dtype == kFloat32) return f(float{});
-  if (dtype == kFloat64) return f(double{});
-  if (dtype == kBFloat16) return f(BFloat16{});
-  if (dtype == kFloat16) return f(Float16{});
-}
-
 RSD_CPU_KERNEL(group_norm_silu, GroupNormSiluArgs);
 RSD_CPU_KERNEL(group_norm_silu_backward, GroupNormSiluArgs);
 

@@ -225,14 +225,14 @@ void backward(const GroupNormSiluArgs& a, const Unit& u) {
 }  // namespace
 
 void group_norm_silu(const GroupNormSiluArgs& a, int64_t begin, int64_t end) {
-  with_floating(a.dtype, [&](auto type) {
+  with_dtype(a.dtype, [&](auto type) {
     using T = decltype(type);
     for (int64_t i = begin; i < end; ++i) a.silu ? forward<true, T>(a, unit(a, i)) : forward<false, T>(a, unit(a, i));
   });
 }
 
 void group_norm_silu_backward(const GroupNormSiluArgs& a, int64_t begin, int64_t end) {
-  with_floating(a.dtype, [&](auto type) {
+  with_dtype(a.dtype, [&](auto type) {
     using T = decltype(type);
     for (int64_t i = begin; i < end; ++i) a.silu ? backward<true, T>(a, unit(a, i)) : backward<false, T>(a, unit(a, i));
   });

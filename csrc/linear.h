@@ -99,18 +99,10 @@ RSD_HD int64_t element_of(const Images& images, int64_t b, int64_t c, int64_t ro
   return images.channels_last ? (b * size + pixel) * images.channels + c : (b * images.channels + c) * size + pixel;
 }
 
-// Calls f(T{}) for the type of an image's elements.
-template <class Function>
-void with_image_type(DType dtype, const Function& f) {
-  if (dtype == kFloat32) return f(float{});
-  if (dtype == kFloat64) return f(double{});
-  if (dtype == kBFloat16) return f(BFloat16{});
-  if (dtype == kFloat16) return f(Float16{});
-}
-
 inline void check_image_type(DType dtype) {
-  if (dtype != kFloat32 && dtype != kFloat64 && dtype != kBFloat16 && dtype != kFloat16)
-    throw std::invalid_argument("no kernel for this dtype");
+  bool known = false;
+  with_dtype(dtype, [&](auto) { known = true; });
+  if (!known) throw std::invalid_argument("no kernel for this dtype");
 }
 
 }  // namespace rsd

@@ -2,6 +2,7 @@
 #include "sum.h"
 
 namespace rsd::RSD_ISA {
+
 void score_difference_loss(const ScoreDifferenceLossArgs& a, int64_t begin, int64_t end) {
   with_types(a.raw_dtype, a.dtype, [&](auto raw, auto image) {
     using T = decltype(raw);
@@ -11,8 +12,8 @@ void score_difference_loss(const ScoreDifferenceLossArgs& a, int64_t begin, int6
     for (int64_t b = begin; b < end; ++b) {
       const ScoreDifferenceLoss<A> of = score_difference_loss_of<A>(a, b);
       double totals[2] = {};
-      for (int64_t first = 0; first < a.inner; first += kBlock) {
-        const int64_t left = a.inner - first, n = left < kBlock ? left : kBlock, at = b * a.inner + first;
+      for_blocks(a.inner, [&](int64_t first, int64_t n) {
+        const int64_t at = b * a.inner + first;
         const T* __restrict F_teacher = static_cast<const T*>(a.F_teacher) + at;
         const T* __restrict F_fake = static_cast<const T*>(a.F_fake) + at;
         const A* __restrict u_t = static_cast<const A*>(a.u_t) + at;
@@ -24,7 +25,7 @@ void score_difference_loss(const ScoreDifferenceLossArgs& a, int64_t begin, int6
           sums[0][l] += of.term({d, r});
           sums[1][l] += r < 0 ? -r : r;
         });
-      }
+      });
       const double weight = score_weight(totals[1], a.inner);
       static_cast<A*>(a.weight)[b] = A(weight);
       static_cast<A*>(a.loss)[b] = A(weight * totals[0]);
@@ -42,8 +43,8 @@ void score_difference_loss_backward(const ScoreDifferenceLossArgs& a, int64_t be
     for (int64_t b = begin; b < end; ++b) {
       const ScoreDifferenceLoss<A> of = score_difference_loss_of<A>(a, b);
       const A scale = static_cast<const A*>(a.grad)[b * a.grad_stride] * static_cast<const A*>(a.weight)[b];
-      for (int64_t first = 0; first < a.inner; first += kBlock) {
-        const int64_t left = a.inner - first, n = left < kBlock ? left : kBlock, at = b * a.inner + first;
+      for_blocks(a.inner, [&](int64_t first, int64_t n) {
+        const int64_t at = b * a.inner + first;
         const T* __restrict F_teacher = static_cast<const T*>(a.F_teacher) + at;
         const T* __restrict F_fake = static_cast<const T*>(a.F_fake) + at;
         const A* __restrict u_t = static_cast<const A*>(a.u_t) + at;
@@ -63,7 +64,7 @@ void score_difference_loss_backward(const ScoreDifferenceLossArgs& a, int64_t be
           grad_u_t[i] = g.u_t;
           grad_u[i] = g.u;
         }
-      }
+      });
     }
   });
 }

@@ -6,24 +6,17 @@
 namespace rsd {
 namespace {
 
-// A chunk of a sample, as a block works on it.
+// What a block reads of a chunk.
 template <class T, class A>
-struct Chunk {
+struct Inputs : Chunk {
   const T *F_teacher, *F_fake;
   const A *u_t, *u;
-  int64_t b, first, at;
-  int n;
 
-  __device__ Chunk(const ScoreDifferenceLossArgs& a, int64_t task)
-      : b(task / chunks_of(a.inner)), first(task % chunks_of(a.inner) * kChunk), at(b * a.inner + first) {
+  __device__ Inputs(const ScoreDifferenceLossArgs& a, int64_t task) : Chunk(chunk_of(a.inner, task)) {
     F_teacher = static_cast<const T*>(a.F_teacher) + at;
     F_fake = static_cast<const T*>(a.F_fake) + at;
     u_t = static_cast<const A*>(a.u_t) + at;
     u = static_cast<const A*>(a.u) + at;
-    n = int(min(kChunk, a.inner - first));
-  }
-  __device__ A mask(const ScoreDifferenceLossArgs& a, int i) const {
-    return a.mask.data == nullptr ? A(1) : mask_at<A>(a.mask, a.mask.offset(b, first + i));
   }
 };
 
@@ -38,7 +31,7 @@ __device__ __forceinline__ void finish(const ScoreDifferenceLossArgs& a, int64_t
 template <class T, class A, bool kPacked>
 __global__ void __launch_bounds__(kThreads) score_difference_loss_kernel(ScoreDifferenceLossArgs a, int64_t tasks) {
   for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-    const Chunk<T, A> in(a, task);
+    const Inputs<T, A> in(a, task);
     const ScoreDifferenceLoss<A> of = score_difference_loss_of<A>(a, in.b);
     A sum = 0, distance = 0;
     const auto add = [&](A mask, A F_teacher, A F_fake, A u_t, A u) {
@@ -58,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) score_difference_loss_kernel(ScoreDi
       }
     } else {
       for (int i = threadIdx.x; i < in.n; i += kThreads)
-        add(in.mask(a, i), widen(in.F_teacher[i]), widen(in.F_fake[i]), in.u_t[i], in.u[i]);
+        add(mask_of<A>(a.mask, in.b, in.first + i), widen(in.F_teacher[i]), widen(in.F_fake[i]), in.u_t[i], in.u[i]);
     }
     sum = block_sum(sum);
     distance = block_sum(distance);
@@ -85,7 +78,7 @@ template <class T, class A, bool kPacked>
 __global__ void __launch_bounds__(kThreads)
     score_difference_loss_backward_kernel(ScoreDifferenceLossArgs a, int64_t tasks) {
   for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-    const Chunk<T, A> in(a, task);
+    const Inputs<T, A> in(a, task);
     const ScoreDifferenceLoss<A> of = score_difference_loss_of<A>(a, in.b);
     const A scale = static_cast<const A*>(a.grad)[in.b * a.grad_stride] * static_cast<const A*>(a.weight)[in.b];
     const auto gradients = [&](A mask, A F_teacher, A F_fake, A u_t, A u) {
@@ -119,8 +112,8 @@ __global__ void __launch_bounds__(kThreads)
       }
     } else {
       for (int i = threadIdx.x; i < in.n; i += kThreads) {
-        const ScoreGradients<A> d =
-            gradients(in.mask(a, i), widen(in.F_teacher[i]), widen(in.F_fake[i]), in.u_t[i], in.u[i]);
+        const ScoreGradients<A> d = gradients(mask_of<A>(a.mask, in.b, in.first + i), widen(in.F_teacher[i]),
+                                              widen(in.F_fake[i]), in.u_t[i], in.u[i]);
         if (a.grad_F_teacher != nullptr) grad_F_teacher[i] = narrow<T>(d.F_teacher);
         if (a.grad_F_fake != nullptr) grad_F_fake[i] = narrow<T>(d.F_fake);
         if (a.grad_u_t != nullptr) grad_u_t[i] = d.u_t;
@@ -133,37 +126,25 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void score_difference_loss_cuda(const ScoreDifferenceLossArgs& a, int device, void* stream) {
-  if (a.batch == 0) return;
-  check_types(a.raw_dtype, a.dtype);
-  DeviceGuard guard(device);
-  const auto queue = static_cast<cudaStream_t>(stream);
-  const int64_t chunks = chunks_of(a.inner), tasks = a.batch * chunks;
-  with_types(a.raw_dtype, a.dtype, [&](auto raw, auto image) {
+  const auto select = [&](auto raw, auto image) {
     using T = decltype(raw);
     using A = decltype(image);
-    const auto kernel = packs<A>(a.inner, a.F_teacher, a.F_fake, a.u_t, a.u)
-                            ? score_difference_loss_kernel<T, A, sizeof(A) == 4>
-                            : score_difference_loss_kernel<T, A, false>;
-    if (tasks > 0) kernel<<<grid_size(tasks, device), kThreads, 0, queue>>>(a, tasks);
-    if (chunks != 1) finish_kernel<A><<<unsigned((a.batch + kThreads - 1) / kThreads), kThreads, 0, queue>>>(a);
-  });
+    return packs<A>(a.inner, a.F_teacher, a.F_fake, a.u_t, a.u) ? score_difference_loss_kernel<T, A, sizeof(A) == 4>
+                                                                : score_difference_loss_kernel<T, A, false>;
+  };
+  launch_chunks(a, device, stream, select, [](auto image) { return finish_kernel<decltype(image)>; });
   RSD_CUDA_CHECK(cudaGetLastError(), "score_difference_loss");
 }
 
 void score_difference_loss_backward_cuda(const ScoreDifferenceLossArgs& a, int device, void* stream) {
-  const int64_t tasks = a.batch * chunks_of(a.inner);
-  if (tasks == 0) return;
-  check_types(a.raw_dtype, a.dtype);
-  DeviceGuard guard(device);
-  with_types(a.raw_dtype, a.dtype, [&](auto raw, auto image) {
+  const auto select = [&](auto raw, auto image) {
     using T = decltype(raw);
     using A = decltype(image);
-    const bool packed =
-        packs<A>(a.inner, a.F_teacher, a.F_fake, a.u_t, a.u, a.grad_F_teacher, a.grad_F_fake, a.grad_u_t, a.grad_u);
-    const auto kernel = packed ? score_difference_loss_backward_kernel<T, A, sizeof(A) == 4>
-                               : score_difference_loss_backward_kernel<T, A, false>;
-    kernel<<<grid_size(tasks, device), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(a, tasks);
-  });
+    return packs<A>(a.inner, a.F_teacher, a.F_fake, a.u_t, a.u, a.grad_F_teacher, a.grad_F_fake, a.grad_u_t, a.grad_u)
+               ? score_difference_loss_backward_kernel<T, A, sizeof(A) == 4>
+               : score_difference_loss_backward_kernel<T, A, false>;
+  };
+  launch_chunks(a, device, stream, select);
   RSD_CUDA_CHECK(cudaGetLastError(), "score_difference_loss_backward");
 }
 

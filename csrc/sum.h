@@ -8,6 +8,12 @@ namespace rsd {
 constexpr int kBlock = 1024;
 constexpr int kSums = 32;  // side by side: a multiple of every vector length
 
+// Calls f(first, n) for the blocks of a sample.
+template <class Function>
+RSD_HD void for_blocks(int64_t inner, const Function& f) {
+  for (int64_t first = 0; first < inner; first += kBlock) f(first, inner - first < kBlock ? inner - first : kBlock);
+}
+
 // add(i, sums, l) adds the terms of element i < n, n <= kBlock, to sum l of each kind; totals are those of the kinds.
 template <int kinds, class A, class Add>
 RSD_HD void add_block(double (&totals)[kinds], int64_t n, const Add& add) {

@@ -92,8 +92,8 @@ def _mask(mask: Tensor | None, x: Tensor, channels_last: bool) -> tuple[Tensor |
 
 
 def _partial(x: Tensor, sums: int) -> Tensor | None:
-    """Where CUDA kernels leave their sums over chunks of each sample (csrc/elements.h)."""
-    chunks = -(-math.prod(x.shape[1:]) // 16384)
+    """Where CUDA kernels leave their sums over chunks of each sample."""
+    chunks = -(-math.prod(x.shape[1:]) // _C.chunk)
     return None if x.device.type == "cpu" else x.new_empty((len(x), chunks, sums))
 
 
