@@ -110,6 +110,8 @@ class BuildExt(build_ext):
         shutil.copy2(built, target)
 
 
+MRI = ["h5py", "sigpy"]  # fastMRI files, and coil maps where they bring none
+
 setup(
     name="rsd-fast",
     version=version(),
@@ -129,7 +131,9 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "mri": MRI,
         "test": [
+            *MRI,
             "pytest>=8",
             "scipy",
             "ruff==0.16.9",

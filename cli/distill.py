@@ -10,7 +10,7 @@ from . import options
 @click.command()
 @click.option("--teacher", metavar="RUN|FILE", type=click.Path(), help="Run of rsd-fast pretrain, or its model file.")
 @options.run
-@click.option("--loss", type=click.Choice(["sid"]), help="Of the generator.  [default: sid]")
+@click.option("--loss", type=click.Choice(["sid", "dmd", "sds"]), help="Of the generator.  [default: sid]")
 @click.option("--alpha", type=options.AT_LEAST_0, help="SiD's alpha.  [default: 1.2]")
 @click.option("--tmax", type=options.POSITIVE, help="Thousandths of the sampler's grid to draw from.  [default: 800]")
 @click.option("--sigma-init", type=options.POSITIVE, help="Noise level the generator starts at.  [default: 2.5]")

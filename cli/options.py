@@ -83,19 +83,50 @@ truncate = click.option(
     "--truncate", is_flag=True, help="Stop a teacher's sampling at sigma_obs, below which it was not trained."
 )
 
+
+class NoiseLevel(click.ParamType):
+    """A number; two with a colon between, the least and the greatest of a range; `data`; or `estimate`."""
+
+    name = "noise level"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or value in ("data", "estimate"):
+            return value
+        levels = [AT_LEAST_0.convert(part, param, ctx) for part in value.split(":")]
+        if len(levels) > 2 or levels != sorted(levels):
+            self.fail(f"expected a number, LEAST:GREATEST, data or estimate, got '{value}'", param, ctx)
+        return levels[0] if len(levels) == 1 else tuple(levels)
+
+
+clean_share = click.option(
+    "--clean-share", type=FRACTION, metavar="P", help="Share of the images that hold no noise.  [default: 0]"
+)
+SPEC_HELP = (
+    "A: identity, gaussian_blur:size=9,std=2, motion_blur:size=9,angle=30, random_mask:missing=0.6, box_mask:size=8, "
+    "downsample:factor=2, fourier:acceleration=4,acs_lines=20, compose:SPEC+SPEC, or module.name of your own."
+)
+
 observation = join(
-    click.option("--data", metavar="SRC", help="Folder, .zip, .npy, .npz, idx file, or a bundled set (digits)."),
+    click.option("--data", metavar="SRC", help="Folder, .zip, .npy, .npz, idx file, .h5, or a bundled set (digits)."),
     click.option("--simulate", is_flag=True, default=None, help="SRC holds clean images: corrupt each once."),
     click.option(
         "--corruption",
         metavar="SPEC",
-        help="How the observations came about: identity, gaussian_blur:size=9,std=2.  [default: identity]",
+        help=f"How the observations came about. {SPEC_HELP}  [default: identity]",
     ),
     click.option(
         "--sigma-obs",
-        type=AT_LEAST_0,
+        type=NoiseLevel(),
         metavar="S",
-        help="Standard deviation of the observations' noise, images in [-1, 1]; 0 for none.",
+        help="Standard deviation of the observations' noise, images in [-1, 1]; 0 for none; LEAST:GREATEST where it "
+        "differs from image to image; data: `sigma_obs` of an npz says; estimate: from the observations.",
+    ),
+    clean_share,
+    click.option(
+        "--augment",
+        type=click.Choice(["none", "hflip", "flips", "all"]),
+        help="Move observations and masks: mirrored left to right, in both directions, or with quarter turns, too; "
+        "where A and the image's shape permit.  [default: none]",
     ),
 )
 

@@ -11,7 +11,8 @@ import click
 
 from rsd_fast import corruptions, objectives, presets
 from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, RunConfig, Training
-from rsd_fast.data import DataError, ImageArray, open_source
+from rsd_fast.corruptions import BoxMask, Corruption
+from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.engine import Run, RunError, distributed
 from rsd_fast.loading import build_denoiser, load, model_file
 from rsd_fast.objectives import Objective
@@ -90,28 +91,17 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name.replace('_', '-')}'.")
     with usage_errors():
-        corruption = corruptions.parse(options["corruption"] or "identity")
-        objective_name = objectives.resolve(options["objective"], options["sigma_obs"])
-        simulate = bool(options["simulate"])
-        source = open_source(options["data"], observations=not simulate, sigma_obs_max=options["sigma_obs"])
-        shape = source.image_shape
+        observations, source, corruption = resolve_observations(options)
         if options["cond"] and not source.label_dim:
             raise click.UsageError(f"--cond: {options['data']} has no labels")
-        observations = Observations(
-            data=str(options["data"]),
-            simulate=simulate,
-            corruption=corruption.spec,
-            sigma_obs=options["sigma_obs"],
-            seed=options["seed"] or 0,
-            num_images=len(source),
-            image_shape=shape,
-            observation_shape=corruption.observation_shape(shape),
-            label_dim=source.label_dim if options["cond"] else 0,
+        objective_name = objectives.resolve(
+            options["objective"], observations.sigma_obs, corruption, observations.image_shape
         )
+        refuse_idle(options, objective_name, corruption)
         device = resolve_device(options["device"])
         name = options["preset"]
         if name in (None, "auto"):
-            name = presets.choose(shape[1], device)
+            name = presets.choose(observations.observation_shape[1], device)
         preset = presets.load(name)
         network = Network(**{**preset.NETWORK, **given(options, Network)})
         if options["attn_resolutions"] is not None:
@@ -132,6 +122,103 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
     return config, False, source
 
 
+def resolve_observations(options: Options) -> tuple[Observations, ImageArray, Corruption]:
+    """(what the options say of the data, the data, A with what the data says of it)."""
+    corruption = corruptions.parse(options["corruption"] or "identity")
+    simulate, seed = bool(options["simulate"]), options["seed"] or 0
+    level = options["sigma_obs"]
+    named, least = isinstance(level, str), None
+    if isinstance(level, tuple):
+        least, level = level
+    if named and simulate:
+        raise ValueError(f"sigma_obs: '{level}' is for observations; with --simulate say how much noise to add")
+    if least is not None and not simulate:
+        raise ValueError("sigma_obs: of observations each level must be known; give `sigma_obs` in the npz, and 'data'")
+    # Before the noise is known, floats may be anything.
+    source = open_source(options["data"], observations=not simulate, sigma_obs_max=float("inf") if named else level)
+    if not simulate and level != "data" and source.sigma is not None:
+        raise DataError(f"{options['data']}: holds sigma_obs, the noise of each image; use --sigma-obs data")
+    if level == "data":
+        if source.sigma is None:
+            raise DataError(f"{options['data']}: holds no sigma_obs, one number an image; say it with --sigma-obs")
+        least, level = float(source.sigma.min()), float(source.sigma.max())
+    elif level == "estimate":
+        level = estimated(source, options["data"])
+    dataset = ObservedDataset(source, corruption=corruption, sigma_obs=level, seed=seed, simulate=simulate)
+    corruption = dataset.corruption
+    observations = Observations(
+        data=str(options["data"]),
+        simulate=simulate,
+        corruption=corruption.spec,
+        sigma_obs=level,
+        sigma_obs_min=least,
+        clean_share=options["clean_share"] or 0.0,
+        sigma_obs_in_data=options["sigma_obs"] == "data",
+        seed=seed,
+        num_images=len(source),
+        image_shape=dataset.image_shape,
+        observation_shape=dataset.observation_shape,
+        label_dim=source.label_dim if options["cond"] else 0,
+        augment=symmetries(options["augment"] or "none", corruption, dataset.observation_shape),
+    )
+    if observations.clean_share and not simulate:
+        raise ValueError("clean_share: which images are clean must be known; give sigma_obs of each in the npz, or 0")
+    return observations, source, corruption
+
+
+def estimate_noise(data: str) -> Any:
+    """`noise_estimation.NoiseEstimate` of the observations at `data`."""
+    return noise_of(open_source(data, observations=True, sigma_obs_max=float("inf")), data)
+
+
+def noise_of(source: ImageArray, data: str) -> Any:
+    from rsd_fast.noise_estimation import estimate_sigma
+
+    if source.kspace:
+        raise DataError(f"{data}: k-space, whose noise is not estimated; it can be measured where nothing else is")
+    try:
+        return estimate_sigma(source.images, source.mask)
+    except ValueError as error:
+        raise DataError(f"{data}: {error}") from None
+
+
+def estimated(source: ImageArray, data: str) -> float:
+    """sigma_obs of observations, said on stderr."""
+    found = noise_of(source, data)
+    click.echo(f"sigma_obs {found.sigma:.4g}, 95 % interval {found.low:.4g} to {found.high:.4g}", err=True)
+    return round(found.sigma, 4)
+
+
+def symmetries(augment: str, corruption: Corruption, shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """The moves of --augment. ValueError where A does not permit them."""
+    wanted = {
+        "none": (),
+        "hflip": (corruptions.HFLIP,),
+        "flips": (corruptions.HFLIP, corruptions.VFLIP),
+        "all": (corruptions.HFLIP, corruptions.VFLIP, corruptions.TRANSPOSE),
+    }[augment]
+    missing = [move for move in wanted if move not in corruption.symmetries]
+    if missing:
+        can = ", ".join(sorted(corruption.symmetries)) or "none"
+        raise ValueError(f"augment: {missing[0]} makes another operator of '{corruption}'; it permits {can}")
+    if corruptions.TRANSPOSE in wanted and shape[1] != shape[2]:
+        raise ValueError(f"augment: quarter turns need square images, not {shape[1]}x{shape[2]}")
+    return wanted
+
+
+def refuse_idle(options: Options, objective: str, corruption: Corruption) -> None:
+    """ValueError for an option that would change nothing."""
+    conditional = objective in objectives.KINDS
+    if options["delta"] is not None and (not conditional or isinstance(corruption, BoxMask)):
+        what = "box_mask hides a second box instead" if conditional else f"objective '{objective}' hides nothing"
+        raise ValueError(f"delta: {what}")
+    if options["masked_loss"] is not None and objective != "ambient":
+        raise ValueError(f"masked_loss: is of objective 'ambient', not '{objective}'")
+    for name in ("consistency_steps", "consistency_primes"):
+        if options[name] is not None and not options["consistency"]:
+            raise ValueError(f"{name}: without --consistency there is no such term")
+
+
 def distill_config(options: Options) -> tuple[Distill, bool]:
     run, resume = start_or_resume(options)
     if resume:
@@ -146,6 +233,8 @@ def distill_config(options: Options) -> tuple[Distill, bool]:
         device = resolve_device(options["device"])
         name = teacher.preset if options["preset"] in (None, "auto") else options["preset"]
         preset = presets.load(name)
+        if options["alpha"] is not None and (options["loss"] or "sid") != "sid":
+            raise ValueError(f"alpha: is of the loss 'sid', not '{options['loss']}'")
         return Distill(
             preset=name,
             teacher=str(file),
@@ -184,9 +273,21 @@ def resumed(run: Run, kind: type, options: Options) -> Any:
     if not isinstance(config, kind):
         raise RunError(f"{run.path}: is a run of rsd-fast {config.kind}")
     options = {name: value for name, value in options.items() if value != "auto"}
+    observations = config.observations
     if options.get("corruption"):
         with usage_errors():
             options["corruption"] = corruptions.parse(options["corruption"]).spec
+    level = options.get("sigma_obs")
+    if isinstance(level, tuple):
+        options["sigma_obs_min"], options["sigma_obs"] = level
+    elif level == "data":
+        options["sigma_obs_in_data"], options["sigma_obs"] = True, None
+    elif level == "estimate":
+        options["sigma_obs"] = None  # it was, when the run was started
+    if options.get("augment"):
+        shape = observations.observation_shape
+        with usage_errors():
+            options["augment"] = symmetries(options["augment"], corruptions.parse(observations.corruption), shape)
     refuse_changes(run, config, options)
     changes: dict[str, Options] = {}
     for section in dataclasses.fields(config):

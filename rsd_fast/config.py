@@ -25,16 +25,32 @@ class Observations:
     data: str  # a folder, zip, npy, npz or idx file, or the name of a bundled set
     simulate: bool  # True: the source holds clean images, each corrupted once as a function of (seed, index)
     corruption: str  # SPEC of A
-    sigma_obs: float
+    sigma_obs: float  # of an image drawn between sigma_obs_min, where that is given, and this
+    sigma_obs_min: float | None = None
+    clean_share: float = 0.0  # of images without noise
+    sigma_obs_in_data: bool = False  # the source says for each image; the two above are the least and the greatest
     seed: int
     num_images: int
     image_shape: tuple[int, int, int]  # of the clean image x, [C, H, W]
     observation_shape: tuple[int, int, int]  # of y
     label_dim: int = 0  # classes; 0 where the data has no labels or they are not used
 
+    augment: tuple[str, ...] = ()  # symmetries of A by which observations are moved: hflip, vflip, transpose
+
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_obs < float("inf"):
             raise ValueError(f"sigma_obs: expected at least 0, got {self.sigma_obs:g}")
+        if self.sigma_obs_min is not None and not 0 <= self.sigma_obs_min <= self.sigma_obs:
+            raise ValueError(f"sigma_obs: expected 0 <= least <= greatest, got {self.sigma_obs_min}:{self.sigma_obs}")
+        if not 0 <= self.clean_share < 1:
+            raise ValueError(f"clean_share: expected 0 <= clean_share < 1, got {self.clean_share}")
+
+    @property
+    def sigma_least(self) -> float:
+        """The least noise level of an observation: from there on a teacher is trained, below it is not."""
+        if self.clean_share:
+            return 0.0
+        return self.sigma_obs if self.sigma_obs_min is None else self.sigma_obs_min
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +147,7 @@ class Distillation:
             raise ValueError(f"sigma_max: expected more than sigma_min ({self.sigma_min}), got {self.sigma_max}")
 
 
-LOSSES = ("sid",)
+LOSSES = ("sid", "dmd", "sds")
 
 
 @dataclass(frozen=True, kw_only=True)

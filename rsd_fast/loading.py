@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from . import config as configs
-from . import networks, ops, sampling
+from . import networks, ops
 from .config import Distill, Pretrain, RunConfig
+from .corruptions import View
 from .engine import distributed
 from .engine.checkpoint import Run, RunError, load_into, load_model
-from .methods.distill import generate
-from .networks import Denoiser, one_hot, set_precision
+from .methods.base import corruption_of, sample_teacher
+from .methods.distill import generate, latent_view
+from .networks import BANKS, Denoiser, one_hot, set_precision
 
 
 class Generator(nn.Module):
@@ -31,10 +33,18 @@ class Generator(nn.Module):
         self.sigma_init = config.distillation.sigma_init
         self.image_shape = config.observations.image_shape
         self.label_dim = denoiser.label_dim
+        self.corruption = corruption_of(config.observations, denoiser)
 
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """latents [B, C, H, W], labels [B, label_dim] one-hot or None -> images [B, C, H, W], about [-1, 1]."""
-        return generate(self.denoiser, latents, self.sigma_init, labels)
+    def forward(self, latents: Tensor, labels: Tensor | None = None, view: View | None = None) -> Tensor:
+        """latents [B, C, H, W], labels [B, label_dim] one-hot or None -> images [B, C, H, W], about [-1, 1].
+
+        view: what a generator from masked images or k-space sees of its latents, by `view`; None: all.
+        """
+        return generate(self.denoiser, latents, self.sigma_init, labels, view)
+
+    def view(self, index: Tensor, seed: int) -> View | None:
+        """As in training, drawn for the samples number `index` [B] of `seed`; None for a generator that sees all."""
+        return latent_view(self.config, self.corruption, index, seed)
 
     @torch.no_grad()
     def sample(self, num: int, seed: int = 0, *, labels: Tensor | None = None, batch: int = 256) -> Tensor:
@@ -50,7 +60,7 @@ class Generator(nn.Module):
         for first in range(0, num, batch):
             index = torch.arange(first, min(first + batch, num), device=device)
             z, one_hot_labels = latents(self.image_shape, self.label_dim, index, seed, labels)
-            images.append(self(z, one_hot_labels).clamp(-1, 1))
+            images.append(self(z, one_hot_labels, self.view(index, seed)).clamp(-1, 1))
         return torch.cat(images)
 
 
@@ -112,6 +122,9 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Loaded:
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{file}: {error}") from None
     denoiser = build_denoiser(config)
+    for name in BANKS:
+        if name in tensors:
+            setattr(denoiser, name, torch.empty_like(tensors[name]))
     load_into(denoiser, tensors, file)
     denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Loaded(denoiser.eval().requires_grad_(False), config, kimg)
@@ -138,21 +151,34 @@ class Sampler:
         set_precision(self.denoiser, precision)
         self.steps = steps
         self.device = torch.device(device)
-        observations = self.config.observations
+        self.observations = observations = self.config.observations
         self.one_step = isinstance(self.config, Distill)
-        self.stop_at = observations.sigma_obs if truncate else None
+        self.stop_at = observations.sigma_least if truncate else None
         if truncate and (self.one_step or not self.stop_at):
             what = "a one-step generator" if self.one_step else "a teacher of observations without noise"
             raise ValueError(f"truncate: {path} holds {what}; there is nothing to truncate")
         self.shape = observations.image_shape if self.one_step else observations.observation_shape
+        self.corruption = corruption_of(observations, self.denoiser)
 
     @torch.no_grad()
     def draw(self, index: Tensor, seed: int) -> Tensor:
         """Images number `index` [B] of `seed`: float32 [B, C, H, W], about [-1, 1] (not clipped)."""
-        z, labels = latents(self.shape, self.denoiser.label_dim, index.to(self.device), seed)
+        index = index.to(self.device)
+        z, labels = latents(self.shape, self.denoiser.label_dim, index, seed)
         if isinstance(self.config, Distill):
-            return generate(self.denoiser, z, self.config.distillation.sigma_init, labels)
-        return sampling.heun(self.denoiser, z, steps=self.steps, stop_at=self.stop_at, labels=labels)
+            view = latent_view(self.config, self.corruption, index, seed)
+            return generate(self.denoiser, z, self.config.distillation.sigma_init, labels, view)
+        return sample_teacher(
+            self.denoiser,
+            self.observations,
+            self.config.objective,
+            z,
+            index,
+            seed,
+            labels=labels,
+            steps=self.steps,
+            stop_at=self.stop_at,
+        )
 
     def batches(self, num: int, seed: int = 0, batch: int = 256) -> Iterator[Tensor]:
         """`num` images in all, in order, on the CPU; at most `batch` at a time in every process."""
@@ -182,7 +208,8 @@ def model_file(path: str | os.PathLike) -> Path:
 def build_denoiser(config: RunConfig) -> Denoiser:
     """A network with fresh weights, of the shapes and settings of a run. Raises ValueError on what does not fit."""
     network, observations = config.network, config.observations
-    channels, height, width = observations.observation_shape
+    channels = observations.image_shape[0]
+    _, height, width = observations.observation_shape
     levels = len(network.channel_mult)
     if max(network.attn_levels, default=0) >= levels or min(network.attn_levels, default=0) < 0:
         raise ValueError(f"attn_levels: {list(network.attn_levels)} are not among the {levels} levels")
@@ -204,4 +231,5 @@ def build_denoiser(config: RunConfig) -> Denoiser:
         augment_dim=network.augment_dim,
         dropout=network.dropout,
         sigma_data=network.sigma_data,
+        condition_channels=channels if config.objective.conditional else 0,
     )

@@ -14,7 +14,10 @@ MIN_CELL = 56  # pixels; smaller images are enlarged by a whole factor, so that 
 
 
 def to_rgb(images: Tensor) -> np.ndarray:
-    """[N, C, H, W] in [-1, 1] -> [N, H, W, 3] uint8; one channel is shown grey, of others the first three."""
+    """[N, C, H, W] in [-1, 1] -> [N, H, W, 3] uint8; one channel is shown grey, of complex images, of two channels, the
+    magnitude, white at 1, of others the first three."""
+    if images.shape[1] == 2:
+        images = 2 * images.float().norm(dim=1, keepdim=True) - 1
     if images.shape[1] != 3:
         images = images[:, :1].expand(-1, 3, -1, -1) if images.shape[1] < 3 else images[:, :3]
     return to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).contiguous().numpy()

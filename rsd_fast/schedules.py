@@ -55,6 +55,14 @@ def clamped_log_normal(u: Tensor, sigma_obs: Tensor | float, p_mean: float, p_st
     return torch.maximum(sigma, sigma_obs), torch.ones_like(sigma)
 
 
+def log_normal_below(u: Tensor, highest: Tensor, p_mean: float, p_std: float) -> Tensor:
+    """sigma with ln sigma ~ N(p_mean, p_std^2) given sigma < highest, by inverse CDF; u float64 in (0, 1), as above."""
+    highest = _as_level(highest, u)
+    mass = torch.special.ndtr((highest.log() - p_mean) / p_std)
+    sigma = torch.exp(p_mean + p_std * torch.special.ndtri(u * mass))
+    return torch.minimum(sigma, highest)
+
+
 def _as_level(sigma: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(sigma, Tensor):
         return sigma.to(like.device, like.dtype)

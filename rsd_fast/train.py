@@ -9,6 +9,8 @@ import torch
 
 from rsd_fast import corruptions, files
 from rsd_fast.config import Distill, Observations, Pretrain, RunConfig
+from rsd_fast.corruptions import DrawnCorruption, NoiseLevels
+from rsd_fast.corruptions.fourier import to_channels
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.engine import Run, RunError, Trainer, distributed
@@ -18,6 +20,8 @@ from rsd_fast.methods import DistillMethod, Method, PretrainMethod
 from rsd_fast.methods.base import PREVIEW_IMAGES
 from rsd_fast.networks import Denoiser, set_precision
 from rsd_fast.pictures import save_grid
+
+MASK_EXAMPLES, MAPS_EXAMPLES, SIGMA_EXAMPLES = 512, 32, 65536
 
 
 def pretrain(
@@ -33,13 +37,15 @@ def pretrain(
 
     def prepare(run: Run) -> None:
         shown = torch.arange(min(PREVIEW_IMAGES, len(dataset)))
-        save_grid(dataset.batch(shown)[0], run.samples / "observations.png")
+        save_grid(dataset.pictures(shown), run.samples / "observations.png")
 
     def method(run: Run, device: torch.device) -> Method:
         torch.manual_seed(config.training.seed)  # initial weights come from torch's global generator
-        return PretrainMethod(config, _place(build_denoiser(config), config, device))
+        network = build_denoiser(config)
+        keep_examples(network, dataset)
+        return PretrainMethod(config, _place(network, config, device))
 
-    data = ShuffledObservations(dataset, seed=config.training.seed)
+    data = ShuffledObservations(dataset, seed=config.training.seed, symmetries=config.observations.augment)
     return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method, data=data)
 
 
@@ -66,7 +72,7 @@ def open_observations(observations: Observations, source: ImageArray | None = No
     dataset = ObservedDataset(
         source,
         corruption=corruptions.parse(observations.corruption),
-        sigma_obs=observations.sigma_obs,
+        sigma_obs=noise_levels(observations, source),
         seed=observations.seed,
         simulate=observations.simulate,
     )
@@ -78,6 +84,33 @@ def open_observations(observations: Observations, source: ImageArray | None = No
             f"but the run was made with {expected[0]} of {list(expected[1])}"
         )
     return dataset
+
+
+def noise_levels(observations: Observations, source: ImageArray) -> NoiseLevels:
+    """The noise levels of a data set's images. Raises DataError where they are to come from the source and do not."""
+    if observations.sigma_obs_in_data and source.sigma is None:
+        raise DataError(f"{observations.data}: holds no sigma_obs, one number an image")
+    return NoiseLevels(
+        highest=observations.sigma_obs,
+        lowest=observations.sigma_obs_min,
+        clean_share=observations.clean_share,
+        bank=source.sigma if observations.sigma_obs_in_data else None,
+    )
+
+
+def keep_examples(network: Denoiser, dataset: ObservedDataset) -> None:
+    """Let the network carry examples of the masks, coil maps and noise levels that only the data knows.
+
+    They are a part of A, not of any image, and all that distilling and sampling need to know of the data.
+    """
+    corruption = dataset.corruption
+    bank = corruption.bank if isinstance(corruption, DrawnCorruption) else None
+    if bank is not None:
+        mask, maps = bank.examples(MASK_EXAMPLES).mask, bank.examples(MAPS_EXAMPLES).maps
+        network.mask_bank = None if mask is None else torch.from_numpy(mask)
+        network.maps_bank = None if maps is None else to_channels(torch.from_numpy(maps))
+    if dataset.levels.bank is not None:
+        network.sigma_bank = torch.from_numpy(dataset.levels.bank[:SIGMA_EXAMPLES].copy())
 
 
 def _train(

@@ -261,7 +261,7 @@ def test_images_that_the_network_cannot_halve_are_named(tmp_path, capsys):
 
 
 BAD_OPTIONS = {
-    ("--corruption", "fog"): "unknown corruption 'fog'; known: gaussian_blur, identity",
+    ("--corruption", "fog"): "unknown corruption 'fog'; known: box_mask, compose, downsample, fourier, gaussian_blur,",
     ("--corruption", "gaussian_blur:radius=3"): "unknown key 'radius'; known: size, std",
     ("--corruption", "gaussian_blur:size=4"): "size expects an odd number",
     ("--corruption", "gaussian_blur:size=31"): "size 31 is too large for 8x8 images",

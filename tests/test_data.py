@@ -181,14 +181,14 @@ def test_folder_refusals_name_the_file(folder, tmp_path):
     save_png(bad, random_pixels(6, 5).astype(np.uint16))
     assert_refused(path, bad, "16 bits", first)
     save_png(bad, transparent)
-    assert_refused(path, bad, "masks are not supported yet")
+    assert_refused(path, bad, "half-transparent")
     bad.write_bytes(png_of_16_bit_colour())
     assert_refused(path, bad, "16 bits")
     bad.unlink()
     bad.symlink_to("nowhere")
     assert_refused(path, bad)
     bad.rename(path / "c.mask.png")
-    assert_refused(path, path / "c.mask.png", "masks are not supported yet")
+    assert_refused(path, first, "has no mask", "1.mask.png")
 
 
 def test_frames_floats_and_bombs_are_refused(tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_missing_and_empty_sources(tmp_path):
     (tmp_path / "x.mat").write_bytes(b"")
     assert_refused(tmp_path / "x.mat", "x.mat", "folder", ".zip", ".npy", "idx3-ubyte", "digits")
     (tmp_path / "x.h5").write_bytes(b"")
-    assert_refused(tmp_path / "x.h5", "x.h5", "fastMRI", "not read yet")
+    assert_refused(tmp_path / "x.h5", "x.h5", "not an HDF5 file")
 
 
 # Zip archives and dataset.json
@@ -332,11 +332,15 @@ def test_npz_refusals(tmp_path):
     for arrays, needles in (
         ({"a": images, "b": images}, ["a, b"]),
         ({"labels": np.arange(3)}, ["labels"]),
-        ({"images": images, "mask": images}, ["mask", "not supported yet"]),
+        ({"images": images, "mask": images}, ["[mask]", "more than two values"]),
+        ({"images": images, "mask": images[:, :3] > 9}, ["[mask]", "[3, 3, 4]", "[3, 1, 4, 4]", "size"]),
+        ({"images": images, "mask": images[:2] > 9}, ["[mask]", "[2, 4, 4]"]),
+        ({"images": images, "sigma_obs": np.ones(2)}, ["[sigma_obs]", "[2]", "[3]"]),
+        ({"images": images, "sigma_obs": -np.ones(3)}, ["[sigma_obs]", "-1"]),
         ({"images": images, "labels": np.arange(4)}, ["[labels]", "[4]", "3 images"]),
         ({"images": images, "labels": np.zeros(3)}, ["[labels]", "float64", "integers"]),
         ({"images": images, "labels": np.array([0, -1, 2])}, ["[labels]", "-1"]),
-        ({"images": images.astype(np.complex64)}, ["complex64"]),
+        ({"images": images.astype(np.complex64)}, ["complex", "2 channels"]),
     ):
         np.savez(path, **arrays)
         assert_refused(path, path, *needles)
@@ -365,7 +369,7 @@ class Exploding:
         (np.zeros((2, 5, 0, 3), np.float32), ["no pixel"]),
         (np.zeros((2, 5, 5), np.int64), ["int64", "uint8"]),
         (np.zeros((2, 5, 5), bool), ["bool"]),
-        (np.zeros((2, 5, 5), np.complex128), ["complex128"]),
+        (np.zeros((2, 5, 5), np.complex128), ["complex", "2 channels"]),
         (np.zeros((2, 5, 5), "U3"), ["<U3"]),
         (np.array([[[Exploding()]]], object), ["x.npy"]),
         (np.full((2, 5, 5), 1.01), ["1.01", "[-1, 1]"]),
@@ -638,15 +642,21 @@ def test_no_noise_and_no_simulation():
 
 def test_observation_shape_is_that_of_the_corruption():
     class Halving(corruptions.Corruption):
+        spec = "halving"
+
         def forward(self, x, *, index=None, seed=0):
             return x[:, :, ::2, ::2]
 
         def observation_shape(self, image_shape):
             return image_shape[0], (image_shape[1] + 1) // 2, (image_shape[2] + 1) // 2
 
+        def image_shape(self, observation_shape):
+            return observation_shape[0], 2 * observation_shape[1], 2 * observation_shape[2]
+
     dataset = make_dataset(corruption=Halving())
     assert dataset.observation_shape == (3, 4, 3) == tuple(dataset[0][0].shape)
     assert make_dataset(corruption=Halving(), simulate=False).observation_shape == (3, 7, 5)
+    assert make_dataset(corruption=Halving(), simulate=False).image_shape == (3, 14, 10)
 
 
 def test_indices_and_labels():

@@ -129,7 +129,7 @@ def test_the_fake_score_sees_the_generators_images_corrupted_as_the_data_was(kin
 def test_pretraining_reads_observations_and_repeats_for_a_step():
     method = PretrainMethod(tiny.pretrain(), denoiser())
     y = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    data = {"observations": y, "labels": torch.full((6,), -1)}
+    data = {"observation": corruptions.Observation(y, None, 0.5), "labels": torch.full((6,), -1)}
     losses = [method.loss(method.phases[0], batch(step, **data))[0] for step in (1, 1, 2)]
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
@@ -158,7 +158,7 @@ def test_labels_reach_all_three_networks():
     for name, network in zip(("teacher", "fake", "generator"), method.networks, strict=True):
         raw = network.raw
 
-        def spy(net_input, sigma, labels=None, augment_labels=None, raw=raw, name=name):
+        def spy(net_input, sigma, labels=None, augment_labels=None, condition=None, raw=raw, name=name):
             seen[name] = labels
             return raw(net_input, sigma, labels, augment_labels)
 
@@ -175,16 +175,17 @@ class LinearDenoiser(nn.Module):
 
     sigma_data, label_dim = 0.5, 0
     input_options: ClassVar = {"sigma_data": 0.5}
+    mask_bank = maps_bank = sigma_bank = None
 
     def __init__(self, variance: torch.Tensor):
         super().__init__()
         self.log_variance = nn.Parameter(variance.log())
 
-    def forward(self, x, sigma, labels=None):
+    def forward(self, x, sigma, labels=None, condition=None):
         s = self.log_variance.exp()
         return s / (s + torch.as_tensor(sigma, dtype=x.dtype).expand(len(x)).view(-1, 1, 1, 1) ** 2) * x
 
-    def raw(self, net_input, sigma, labels=None, augment_labels=None):
+    def raw(self, net_input, sigma, labels=None, augment_labels=None, condition=None):
         level = sigma.view(-1, 1, 1, 1)
         c_in = 1 / (level**2 + 0.25).sqrt()
         c_skip, c_out = 0.25 * c_in**2, 0.5 * level * c_in
@@ -195,7 +196,7 @@ class LinearDenoiser(nn.Module):
 class LinearGenerator(LinearDenoiser):
     """G(z) = w z per element: D_G(sigma_init z, sigma_init) has to give it."""
 
-    def forward(self, x, sigma, labels=None):
+    def forward(self, x, sigma, labels=None, condition=None):
         return self.log_variance.exp().sqrt() * x / 2.5
 
 

@@ -1,7 +1,45 @@
 """Corruption operators A of y = A(x) + sigma_obs eps; `parse` makes one from its SPEC, e.g. "gaussian_blur:size=9"."""
 
-from .base import Corruption, names, observe, parse, register
+from .base import ALL_SYMMETRIES, HFLIP, TRANSPOSE, VFLIP, Corruption, DrawnCorruption, names, parse, register
+from .compose import Compose
+from .downsample import Downsample
+from .draw import Bank, Draw
+from .fourier import Fourier
 from .gaussian_blur import GaussianBlur
 from .identity import Identity
+from .levels import NoiseLevels
+from .mask import BoxMask, Mask, RandomMask
+from .motion_blur import MotionBlur
+from .observe import Observation, apply, observation, observe, observed
+from .view import MaskView, View
 
-__all__ = ["Corruption", "GaussianBlur", "Identity", "names", "observe", "parse", "register"]
+__all__ = [
+    "ALL_SYMMETRIES",
+    "HFLIP",
+    "TRANSPOSE",
+    "VFLIP",
+    "Bank",
+    "BoxMask",
+    "Compose",
+    "Corruption",
+    "Downsample",
+    "Draw",
+    "DrawnCorruption",
+    "Fourier",
+    "GaussianBlur",
+    "Identity",
+    "Mask",
+    "MaskView",
+    "MotionBlur",
+    "NoiseLevels",
+    "Observation",
+    "RandomMask",
+    "View",
+    "apply",
+    "names",
+    "observation",
+    "observe",
+    "observed",
+    "parse",
+    "register",
+]

@@ -5,51 +5,164 @@
 An operator knows A alone; the noise is added by `observe`. Operators register under their SPEC name.
 """
 
+import copy
+import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable
-from typing import TypeVar, cast
+from dataclasses import replace
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from rsd_fast import ops
+
+from .draw import Bank, Draw
+from .view import View
+
+HFLIP, VFLIP, TRANSPOSE = "hflip", "vflip", "transpose"  # of the image plane; the last swaps height and width
+ALL_SYMMETRIES = frozenset({HFLIP, VFLIP, TRANSPOSE})
 
 
 class Corruption:
     """A linear operator A, the same for every image or drawn for each as a function of (seed, index).
 
-    Subclasses take their parameters as keyword arguments of __init__ (int, float or str), validate them there
+    Subclasses take their parameters as keyword arguments of __init__ (int, float, bool or str), validate them there
     (ValueError), set `spec` to the SPEC string with every parameter, and define `forward` and `adjoint`.
     """
 
     name: str  # set by `register`
     spec: str
+    kind = "linear"  # "mask" and "fourier" have a `Draw` for each image, which their teachers are shown
+    random = False  # is A drawn for each image?
     operator: ops.Operator | None = None  # A as the fused kernels know it, where they do; the same as `forward`
+    symmetries: frozenset[str] = frozenset()  # those of the image plane that turn A into itself, or into another draw
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         """A x: [B, C, H, W] -> [B, *observation_shape]; index [B] identifies the images. Differentiable in x."""
-        raise NotImplementedError
+        raise NotImplementedError  # pragma: no cover
 
     def adjoint(self, y: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         """A* y: [B, *observation_shape] -> [B, C, H, W], with <A x, y> = <x, A* y>."""
-        raise NotImplementedError
+        raise NotImplementedError  # pragma: no cover
 
     def observation_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Shape [C, H, W] of the observation of one image of image_shape. ValueError where A cannot act on it."""
         return image_shape
 
+    def image_shape(self, observation_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The inverse of `observation_shape`."""
+        return observation_shape
+
+    def picture(self, y: Tensor, draw: Draw | None) -> Tensor:
+        """Observations as images [B, C, H, W] to look at and to compute features of."""
+        return y
+
+    @classmethod
+    def from_arguments(cls, arguments: str) -> "Corruption":
+        """The operator of what follows `name:` in a SPEC, key=value,key=value. Raises ValueError."""
+        parameters = inspect.signature(cls, eval_str=True).parameters
+        values = {}
+        for item in filter(None, (part.strip() for part in arguments.split(","))):
+            key, equals, text = item.partition("=")
+            if key not in parameters:
+                known = ", ".join(parameters) or "none, it takes no keys"
+                raise ValueError(f"corruption '{cls.name}': unknown key '{key}'; known: {known}")
+            if not equals or key in values:
+                raise ValueError(f"corruption '{cls.name}': expected key=value once for each key, got '{item}'")
+            values[key] = _convert(cls.name, key, text, parameters[key].annotation)
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"corruption '{cls.name}': {error}") from None
+
     def __repr__(self) -> str:
         return self.spec
 
 
+class DrawnCorruption(Corruption):
+    """An operator that is given by a `Draw`, made for each image by `generate` or brought along with the data."""
+
+    bank: Bank | None = None  # what came with the data
+
+    def bound(self, bank: Bank) -> "DrawnCorruption":
+        """A copy whose draws are those of the bank. ValueError where they are no draws of this operator."""
+        copied = copy.copy(self)
+        copied.bank = bank
+        copied.operator = None  # the kernels draw by the SPEC
+        return copied
+
+    def pooled(self) -> "DrawnCorruption":
+        """A copy that takes the draws of its bank at random, whatever the number of images."""
+        return self if self.bank is None else self.bound(replace(self.bank, pool=True))
+
+    def generate(self, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> Draw:
+        """What SPEC says of images of image_shape, index [B]."""
+        raise NotImplementedError  # pragma: no cover
+
+    def apply(self, x: Tensor, draw: Draw) -> Tensor:
+        """A x for what was drawn."""
+        raise NotImplementedError  # pragma: no cover
+
+    def transpose(self, y: Tensor, draw: Draw) -> Tensor:
+        """A* y for what was drawn."""
+        raise NotImplementedError  # pragma: no cover
+
+    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int) -> Draw:
+        """The draw with less of it observed: each part that may go is gone with probability delta, drawn afresh for
+        every (seed, sample, step). Which parts were gone before cannot be told from what remains."""
+        raise NotImplementedError  # pragma: no cover
+
+    def view(self, draw: Draw, image_shape: tuple[int, int, int]) -> View:
+        """What a denoiser of images [C, H, W] sees through the draw."""
+        raise NotImplementedError  # pragma: no cover
+
+    def draw(self, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> Draw:
+        """A of images number index [B]: a pure function of (seed, index)."""
+        if index is None:
+            raise ValueError(f"index: corruption '{self.name}' differs from image to image; say which they are")
+        if self.bank is None:
+            return self.generate(image_shape, index, seed)
+        return self.bank.draw(lambda: self.generate(image_shape, index, seed), index, seed)
+
+    def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
+        return self.apply(x, self.draw(_shape(x), index, seed))  # type: ignore[arg-type]
+
+    def adjoint(self, y: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
+        return self.transpose(y, self.draw(self.image_shape(_shape(y)), index, seed))  # type: ignore[arg-type]
+
+    def latent_view(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> View:
+        """Through which a generator sees its latents number index [B]: as much as a teacher does in training."""
+        seed = (seed + LATENT_SEED) % 2**64  # apart from the draws that observe its images
+        draw = self.draw(image_shape, index, seed)
+        kept = self.further(Draw(mask=draw.mask), delta, seed=seed, sample=index, step=0)
+        return self.view(kept, image_shape)
+
+
+LATENT_SEED = 0x9E3779B97F4A7C15
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    _, channels, height, width = x.shape
+    return channels, height, width
+
+
 _Operator = TypeVar("_Operator", bound=type[Corruption])
 _REGISTRY: dict[str, type[Corruption]] = {}
+_PACKAGE = __name__.partition(".")[0]
 
 
 def register(name: str) -> Callable[[_Operator], _Operator]:
-    """Class decorator: make the operator available as SPEC `name` or `name:key=value,...`."""
+    """Class decorator: make the operator available as SPEC `name` or `name:key=value,...`.
+
+    The command line finds one that is registered in a module of yours as `module.name`. Raises ValueError for a name
+    of this library's own.
+    """
 
     def add(cls: _Operator) -> _Operator:
+        if name in _REGISTRY and _is_ours(_REGISTRY[name]) and not _is_ours(cls):
+            raise ValueError(f"corruption '{name}': the name is taken by {_REGISTRY[name].__module__}")
         cls.name = name
         _REGISTRY[name] = cls
         return cls
@@ -57,63 +170,46 @@ def register(name: str) -> Callable[[_Operator], _Operator]:
     return add
 
 
+def _is_ours(cls: type[Corruption]) -> bool:
+    return cls.__module__.partition(".")[0] == _PACKAGE
+
+
 def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
 def parse(spec: str) -> Corruption:
-    """The operator of a SPEC, `name` or `name:key=value,key=value`.
+    """The operator of a SPEC, `name` or `name:key=value,key=value`; `module.name` imports the module that registers it.
 
     Raises ValueError that lists what is known, on an unknown name or key, or a value out of range.
     """
-    name, _, arguments = spec.strip().partition(":")
+    full_name, _, arguments = spec.strip().partition(":")
+    module, _, name = full_name.rpartition(".")
+    if module:
+        _import(module)
     if name not in _REGISTRY:
-        raise ValueError(f"unknown corruption '{name}'; known: {', '.join(names())}")
-    cls = _REGISTRY[name]
-    parameters = inspect.signature(cls, eval_str=True).parameters
-    values = {}
-    for item in filter(None, (part.strip() for part in arguments.split(","))):
-        key, equals, text = item.partition("=")
-        if key not in parameters:
-            known = ", ".join(parameters) or "none, it takes no keys"
-            raise ValueError(f"corruption '{name}': unknown key '{key}'; known: {known}")
-        if not equals or key in values:
-            raise ValueError(f"corruption '{name}': expected key=value once for each key, got '{item}'")
-        values[key] = _convert(name, key, text, parameters[key].annotation)
+        raise ValueError(f"unknown corruption '{full_name}'; known: {', '.join(names())}")
+    corruption = _REGISTRY[name].from_arguments(arguments)
+    if module:
+        corruption.spec = f"{module}.{corruption.spec}"
+    return corruption
+
+
+def _import(module: str) -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a user's own file lies; an installed command does not look there
     try:
-        return cls(**values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"corruption '{name}': {error}") from None
+        importlib.import_module(module)
+    except Exception as error:  # whatever the user's file raises
+        raise ValueError(f"corruption: cannot import {module} ({type(error).__name__}: {error})") from error
+
+
+_BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 def _convert(name: str, key: str, text: str, kind: type) -> object:
     try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"corruption '{name}': {key} expects {kind.__name__}, got '{text}'") from None
-
-
-def observe(
-    corruption: Corruption,
-    x: Tensor,
-    *,
-    index: Tensor,
-    sigma_obs: float,
-    seed: int,
-    step: int = 0,
-    channels_last: bool = False,
-) -> Tensor:
-    """y = A(x) + sigma_obs eps, float32 or wider, as a pure function of (seed, index, step).
-
-    x: [B, C, H, W], uint8 (0 to 255) or floating-point in [-1, 1]; index: [B]. step 0 is the one permanent observation
-    of a data set's image; later steps are fresh draws. channels_last: the memory format of y. No gradient.
-    """
-    if corruption.operator is not None:
-        operator = corruption.operator
-    else:  # no kernel knows A: it acts first, and the noise comes by itself
-        operator = ops.Operator.identity()
-        if x.dtype == torch.uint8:
-            x = cast(Tensor, ops.observe(x, index, operator, 0.0, seed))
-        x = corruption.forward(x, index=index, seed=seed)
-    y = ops.observe(x, index, operator, sigma_obs, seed, step=step, channels_last=channels_last)
-    return cast(Tensor, y)
+        return _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        wanted = "0 or 1" if kind is bool else kind.__name__
+        raise ValueError(f"corruption '{name}': {key} expects {wanted}, got '{text}'") from None

@@ -4,11 +4,13 @@ from torch import Tensor
 
 from rsd_fast import ops
 
-from .base import Corruption, register
+from .base import ALL_SYMMETRIES, Corruption, register
 
 
 @register("identity")
 class Identity(Corruption):
+    symmetries = ALL_SYMMETRIES
+
     def __init__(self) -> None:
         self.spec = self.name
         self.operator = ops.Operator.identity()

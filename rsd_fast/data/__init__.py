@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .array import ImageArray, to_pixels
+from .array import ImageArray, Read, to_pixels
 from .bundled import BUNDLED
 from .edm_zip import read_zip
 from .errors import DataError
+from .fastmri import read_h5, write_h5
 from .folder import read_folder
 from .idx import IDX_NAME, read_idx
 from .numpy_file import read_npy, read_npz
@@ -22,13 +23,14 @@ __all__ = [
     "ObservedDataset",
     "open_source",
     "to_uint8",
+    "write_h5",
     "write_npz",
     "write_png_folder",
 ]
 
 _KINDS = (
-    "a folder of images, an EDM-style .zip, an .npy or .npz file, an MNIST-style file "
-    f"(*-idx3-ubyte or *-idx3-ubyte.gz), or the name of a bundled set ({', '.join(BUNDLED)})"
+    "a folder of images, an EDM-style .zip, an .npy or .npz file, an MNIST-style file (*-idx3-ubyte or "
+    f"*-idx3-ubyte.gz), a fastMRI .h5 file or a folder of them, or the name of a bundled set ({', '.join(BUNDLED)})"
 )
 
 
@@ -46,14 +48,36 @@ def open_source(src: str | os.PathLike[str], *, observations: bool = False, sigm
         raise DataError(f"no source given; a source is {_KINDS}")
     path = Path(src)
     try:
-        pixels, classes = _read(path)
+        if is_kspace(path):
+            found = read_h5(path)
+            return ImageArray(
+                images=found.kspace, mask=found.mask, maps=found.maps, kspace=True, name=_short_name(path)
+            )
+        read = _read(path)
     except OSError as error:
         raise DataError(f"{error.filename or path}: {error.strerror or error}") from error
+    sigma_obs_max = max(sigma_obs_max, 0.0 if read.sigma is None else float(read.sigma.max()))
     limit = 1 + 10 * sigma_obs_max if observations else 1.0
-    return ImageArray(images=to_pixels(pixels, str(path), limit), labels=classes, name=_short_name(path))
+    images = read.images
+    if read.mask is not None and images.dtype.kind == "f":
+        images = np.where(read.mask, images, 0)  # whatever stands where nothing was observed, NaN perhaps
+    return ImageArray(
+        images=to_pixels(images, str(path), limit),
+        labels=read.labels,
+        mask=read.mask,
+        sigma=read.sigma,
+        name=_short_name(path),
+    )
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def is_kspace(path: Path) -> bool:
+    """An HDF5 file, or a folder that holds some?"""
+    if path.is_dir():
+        return next((True for suffix in ("*.h5", "*.hdf5") for _ in path.rglob(suffix)), False)
+    return path.name.lower().endswith((".h5", ".hdf5")) and path.exists()
+
+
+def _read(path: Path) -> Read:
     name = path.name.lower()
     if path.is_dir():
         return read_folder(path)
@@ -67,8 +91,6 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         return read_npz(path)
     if IDX_NAME.search(name):
         return read_idx(path)
-    if name.endswith((".h5", ".hdf5")):
-        raise DataError(f"{path}: fastMRI .h5 files are not read yet")
     raise DataError(f"{path}: not a source; a source is {_KINDS}")
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,20 +21,32 @@ CHANNEL_COUNTS = range(1, 5)
 class ImageArray:
     """All images of a source, in the order that gives each its permanent index.
 
-    images: [N, C, H, W] uint8, or float32 in [-1, 1] (observations: beyond that by their noise)
+    images: [N, C, H, W] uint8, or float32 in [-1, 1] (observations: beyond that by their noise); or k-space, float32
+            [N, 2 coils, H, W] as `corruptions.Fourier` observes it
     labels: [N] int64 class indices, or None
     name:   short, for pictures and logs
+    mask:   uint8, 1 where observed: pixels [N, 1 or C, H, W], or of k-space columns [N, 1, 1, W]; None: all of it
+    maps:   coil sensitivities of k-space, complex64 [N or 1, coils, H, W], or None
+    sigma:  float32 [N], the noise level of each image, or None where the source does not say
+    kspace: images are k-space
     """
 
     images: np.ndarray
     labels: np.ndarray | None = None
     name: str
+    mask: np.ndarray | None = None
+    maps: np.ndarray | None = None
+    sigma: np.ndarray | None = None
+    kspace: bool = False
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype not in (np.uint8, np.float32):
             raise ValueError(
                 f"images: uint8 or float32 [N, C, H, W] is wanted, not {self.images.dtype} {list(self.images.shape)}"
             )
+        for name, array in (("mask", self.mask), ("sigma", self.sigma)):
+            if array is not None and len(array) != len(self.images):
+                raise ValueError(f"{name}: one an image is wanted, {len(self.images)}, not {len(array)}")
         if self.labels is not None and self.labels.shape != self.images.shape[:1]:
             raise ValueError(
                 f"labels: shape [{len(self.images)}] is wanted, one an image, not {list(self.labels.shape)}"
@@ -68,6 +81,15 @@ class ImageArray:
         return corruptions.observe(corruptions.Identity(), images, index=index, sigma_obs=0.0, seed=0)
 
 
+class Read(NamedTuple):
+    """What a reader finds in a file, with the meaning it has for `ImageArray`; images of any dtype."""
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    sigma: np.ndarray | None = None
+
+
 def to_channels_first(array: np.ndarray, where: str) -> np.ndarray:
     """[N, H, W], [N, H, W, C] or [N, C, H, W] as [N, C, H, W], a view; `where` names the file in errors.
 
@@ -88,10 +110,39 @@ def to_channels_first(array: np.ndarray, where: str) -> np.ndarray:
     return array
 
 
+def to_mask(mask: np.ndarray, images: np.ndarray, where: str) -> np.ndarray:
+    """`mask` of images [N, C, H, W] as uint8 [N, 1 or C, H, W], 1 where observed; `where` names its file in errors.
+
+    It is [N, H, W], [N, 1 or C, H, W] or [N, H, W, 1 or C], of 0 and another number.
+    """
+    shape = list(mask.shape)
+    if mask.ndim == 4 and mask.shape[1:3] == images.shape[2:] and mask.shape[3] in (1, images.shape[1]):
+        mask = np.moveaxis(mask, 3, 1)
+    elif mask.ndim == 3:
+        mask = mask[:, None]
+    if mask.ndim != 4 or len(mask) != len(images) or mask.shape[2:] != images.shape[2:]:
+        raise DataError(f"{where}: mask of shape {shape} for images of {list(images.shape)}; one an image, of its size")
+    if mask.shape[1] not in (1, images.shape[1]):
+        raise DataError(f"{where}: mask of shape {shape} for images of {images.shape[1]} channels; 1 or as many")
+    return to_zero_one(mask, where)
+
+
+def to_zero_one(mask: np.ndarray, where: str) -> np.ndarray:
+    """A mask of any shape as uint8 of 0 and 1; it must hold 0 and at most one other number."""
+    if mask.dtype.kind not in "buif":
+        raise DataError(f"{where}: mask of dtype {mask.dtype}; 0 where a pixel is missing, 1 where not, is wanted")
+    highest = mask.max(initial=0)
+    if not ((mask == 0) | (mask == highest)).all() or highest < 0:
+        raise DataError(f"{where}: a mask of more than two values; 0 where a pixel is missing, 1 where not, is wanted")
+    return (mask != 0).astype(np.uint8)
+
+
 def to_pixels(array: np.ndarray, where: str, limit: float) -> np.ndarray:
     """`array` [N, C, H, W] as contiguous uint8 or float32, floats checked to lie within -limit .. limit."""
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
+    if array.dtype.kind == "c":
+        raise DataError(f"{where}: complex numbers; give images as 2 channels, the real and the imaginary part")
     if array.dtype.kind != "f":
         raise DataError(f"{where}: dtype {array.dtype}; uint8, or float in [-1, 1], is wanted")
     low, high = float(array.min()), float(array.max())  # NaN if there is one anywhere

@@ -4,28 +4,27 @@ from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-import numpy as np
-
+from .array import Read
 from .decode import image_names, read_images
 from .errors import DataError, first_line
 from .labels import JSON_NAME, labels_from_json
 
 
-def read_zip(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images [N, C, H, W] in the order of their names in the archive, and labels [N] or None."""
+def read_zip(path: Path) -> Read:
+    """Images [N, C, H, W] in the order of their names in the archive, their masks and labels, where it has them."""
     try:
         archive = ZipFile(path)
     except BadZipFile as error:
         raise DataError(f"{path}: not a zip archive ({first_line(error)})") from error
     with archive:
         members = archive.namelist()
-        names = image_names(members, str(path))
-        images = read_images(names, lambda name: BytesIO(archive.read(name)), str(path))
+        names, masks = image_names(members, str(path))
+        images, mask = read_images(names, masks, lambda name: BytesIO(archive.read(name)), str(path))
         if JSON_NAME not in members:
-            return images, None
+            return Read(images, mask=mask)
         where = f"{path}/{JSON_NAME}"
         try:
             text = archive.read(JSON_NAME)
         except Exception as error:  # zipfile raises half a dozen kinds on damaged members
             raise DataError(f"{where}: cannot be read ({first_line(error)})") from error
-        return images, labels_from_json(text, names, where)
+        return Read(images, labels_from_json(text, names, where), mask)

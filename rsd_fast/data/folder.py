@@ -3,14 +3,13 @@
 import os
 from pathlib import Path
 
-import numpy as np
-
+from .array import Read
 from .decode import image_names, read_images
 from .labels import JSON_NAME, labels_from_json
 
 
-def read_folder(folder: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images [N, C, H, W] in the order of their relative paths, and labels [N] if there is a `dataset.json`.
+def read_folder(folder: Path) -> Read:
+    """Images [N, C, H, W] in the order of their relative paths, their masks, and labels if there is a `dataset.json`.
 
     Names of subfolders are not taken for classes.
     """
@@ -23,8 +22,8 @@ def read_folder(folder: Path) -> tuple[np.ndarray, np.ndarray | None]:
         for root, _, files in os.walk(folder, onerror=refuse)
         for file in files
     ]
-    names = image_names(files, str(folder))
-    images = read_images(names, lambda name: os.path.join(folder, name), str(folder))
+    names, masks = image_names(files, str(folder))
+    images, mask = read_images(names, masks, lambda name: os.path.join(folder, name), str(folder))
     index = folder / JSON_NAME
     labels = labels_from_json(index.read_bytes(), names, str(index)) if index.is_file() else None
-    return images, labels
+    return Read(images, labels, mask)

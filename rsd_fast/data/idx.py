@@ -14,7 +14,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from .array import to_channels_first
+from .array import Read, to_channels_first
 from .errors import DataError, first_line
 from .labels import to_labels
 from .stream import read_exactly
@@ -23,13 +23,13 @@ _UNSIGNED_BYTE = 8
 IDX_NAME = re.compile(r"[-._]idx\d-ubyte(\.gz)?$")
 
 
-def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def read_idx(path: Path) -> Read:
     """Images [N, C, H, W] uint8, and labels [N] from the file that has `labels` for `images` in its name."""
     images = to_channels_first(_read(path), str(path))
     labels_path = _labels_beside(path)
     if labels_path is None:
-        return images, None
-    return images, to_labels(_read(labels_path), len(images), str(labels_path))
+        return Read(images)
+    return Read(images, to_labels(_read(labels_path), len(images), str(labels_path)))
 
 
 def _labels_beside(path: Path) -> Path | None:

@@ -7,51 +7,65 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from .array import to_channels_first
+from .array import Read, to_channels_first, to_mask
 from .errors import DataError, first_line
 from .labels import to_labels
 from .stream import read_exactly
 
 _IMAGE_KEYS = ("images", "x", "arr_0")  # in order of preference
+_OTHER_KEYS = ("labels", "mask", "sigma_obs")
 _HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
 
-def read_npy(path: Path) -> tuple[np.ndarray, None]:
+def read_npy(path: Path) -> Read:
     """Images [N, C, H, W] of any dtype."""
     try:
         # Mapping fails at once, without allocating, where the header claims more than the file holds.
         array = np.array(np.lib.format.open_memmap(path, mode="r"))
     except (ValueError, EOFError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be read as a plain .npy array ({first_line(error)})") from error
-    return to_channels_first(array, str(path)), None
+    return Read(to_channels_first(array, str(path)))
 
 
-def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images [N, C, H, W] of any dtype, from `images`, else `x`, else `arr_0`, else the only array there is
-    besides `labels`; and those labels [N] or None."""
+def read_npz(path: Path) -> Read:
+    """Images [N, C, H, W] of any dtype, from `images`, else `x`, else `arr_0`, else the only array there is besides
+    `labels`, `mask` and `sigma_obs`; and those, where they are there."""
     try:
         archive = ZipFile(path)
     except BadZipFile as error:
         raise DataError(f"{path}: not an .npz archive ({first_line(error)})") from error
     with archive:
         keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        if "mask" in keys:
-            raise DataError(f"{path}: holds `mask`; masks are not supported yet")
         key = _image_key(keys, path)
         images = to_channels_first(_read_member(archive, key, path), f"{path}[{key}]")
-        if "labels" not in keys:
-            return images, None
-        return images, to_labels(_read_member(archive, "labels", path), len(images), f"{path}[labels]")
+        found = {name: _read_member(archive, name, path) for name in _OTHER_KEYS if name in keys}
+    labels, mask, sigma = (found.get(name) for name in _OTHER_KEYS)
+    return Read(
+        images,
+        None if labels is None else to_labels(labels, len(images), f"{path}[labels]"),
+        None if mask is None else to_mask(mask, images, f"{path}[mask]"),
+        None if sigma is None else _to_sigma(sigma, len(images), f"{path}[sigma_obs]"),
+    )
+
+
+def _to_sigma(sigma: np.ndarray, count: int, where: str) -> np.ndarray:
+    if sigma.shape != (count,) or sigma.dtype.kind not in "fiu":
+        raise DataError(
+            f"{where}: {sigma.dtype} of shape {list(sigma.shape)}; one number an image, [{count}], is wanted"
+        )
+    if not np.isfinite(sigma).all() or sigma.min() < 0:
+        raise DataError(f"{where}: noise levels {sigma.min()} to {sigma.max()}; finite ones of at least 0 are wanted")
+    return sigma.astype(np.float32)
 
 
 def _image_key(keys: Sequence[str], path: Path) -> str:
     for key in _IMAGE_KEYS:
         if key in keys:
             return key
-    others = [key for key in keys if key != "labels"]
+    others = [key for key in keys if key not in _OTHER_KEYS]
     if len(others) != 1:
         raise DataError(f"{path}: no array `images`; it holds {', '.join(keys) or 'no array'}")
     return others[0]

@@ -5,47 +5,66 @@ noise are drawn from counter-based streams by the image's index, and no drawn nu
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from rsd_fast import corruptions
-from rsd_fast.corruptions import Corruption
+from rsd_fast.corruptions import Bank, Corruption, Draw, DrawnCorruption, NoiseLevels, Observation
 
 from .array import ImageArray
+from .coils import cached_maps
+from .errors import DataError
 
 Item = tuple[Tensor, int, int]
+MISSING_TOLERANCE = 0.02
 
 
 class ObservedDataset(Dataset[Item]):
     """Observations of a source, as a map-style data set.
 
-    source:     clean images with `simulate`, else the observations themselves, handed on as they are
-    corruption: the operator A, an object of `rsd_fast.corruptions`
-    sigma_obs:  standard deviation of the noise, in units of [-1, 1] pixels
+    source:     clean images with `simulate`, else the observations themselves, handed on as they are, but for what
+                was not observed, which is 0. Fully sampled k-space counts as clean: it is undersampled.
+    corruption: the operator A, an object of `rsd_fast.corruptions`; masks and maps of the source take the place of
+                those it would draw, and maps that are wanted are estimated
+    sigma_obs:  standard deviation of the noise, in units of [-1, 1] pixels, or its law
     seed:       of the data set; with the index it decides noise and corruption for ever
+
+    Raises DataError where source and corruption do not fit.
     """
 
     def __init__(
-        self, source: ImageArray, *, corruption: Corruption, sigma_obs: float, seed: int, simulate: bool
+        self, source: ImageArray, *, corruption: Corruption, sigma_obs: float | NoiseLevels, seed: int, simulate: bool
     ) -> None:
-        if not 0 <= sigma_obs < float("inf"):
-            raise ValueError(f"sigma_obs: a finite number of at least 0 is wanted, not {sigma_obs}")
+        self.levels = sigma_obs if isinstance(sigma_obs, NoiseLevels) else NoiseLevels(highest=sigma_obs)
+        if not 0 <= self.levels.highest < float("inf"):
+            raise ValueError(f"sigma_obs: a finite number of at least 0 is wanted, not {self.levels.highest}")
         self.source = source
-        self.corruption = corruption
-        self.sigma_obs = sigma_obs
+        self.corruption = _bound(corruption, source, simulate)
         self.seed = seed
         self.simulate = simulate
+        _ = self.image_shape  # for its error
 
     def __len__(self) -> int:
         return len(self.source)
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        shape = self.source.image_shape
+        if self.simulate and not self.source.kspace:
+            return shape
+        image_shape = self.corruption.image_shape(shape)
+        if self.corruption.observation_shape(image_shape) != shape:
+            raise DataError(f"{self.source.name}: observations of shape {list(shape)} are none of {self.corruption}")
+        return image_shape
+
+    @property
     def observation_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an observation."""
-        shape = self.source.image_shape
-        return self.corruption.observation_shape(shape) if self.simulate else shape
+        return self.corruption.observation_shape(self.image_shape)
 
     def __getitem__(self, index: int) -> Item:
         """(observation [C, H, W] float32, index, label), the label -1 where there is none."""
@@ -56,11 +75,21 @@ class ObservedDataset(Dataset[Item]):
         observations, index, labels = self.batch(torch.as_tensor(indices, dtype=torch.int64))
         return list(zip(observations, index.tolist(), labels.tolist(), strict=True))
 
-    @torch.no_grad()
     def batch(
         self, indices: Tensor, device: torch.device | str = "cpu", *, channels_last: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Observations [B, C, H, W] float32, their indices [B] int64 and labels [B] int64, on `device`.
+
+        Arguments and errors as for `observe`.
+        """
+        observation, labels = self.observe(indices, device, channels_last=channels_last)
+        return observation.y, indices.cpu().remainder(len(self)).to(device), labels
+
+    @torch.no_grad()
+    def observe(
+        self, indices: Tensor, device: torch.device | str = "cpu", *, channels_last: bool = False
+    ) -> tuple[Observation, Tensor]:
+        """Observations, with what was drawn of A and their noise levels, and labels [B] int64, on `device`.
 
         indices: [B] int64, best on the CPU, where the images are. channels_last: the observations' memory format.
         IndexError if an index is out of range.
@@ -71,16 +100,82 @@ class ObservedDataset(Dataset[Item]):
             raise IndexError(f"indices: {int(indices.min())} to {int(indices.max())}, of {count} images")
         indices = indices.remainder(count)  # one image, one index: -1 has the noise of the last
         index = indices.to(device)
-        observations = corruptions.observe(
-            self.corruption if self.simulate else corruptions.Identity(),
+        sigma_obs = self.levels.of(index, self.seed)
+        measured = not self.simulate or self.source.kspace  # A has acted already, if not all of it
+        observation = corruptions.observation(
+            corruptions.Identity() if measured else self.corruption,
             self.source.pixels(indices, device),
             index=index,
-            sigma_obs=self.sigma_obs if self.simulate else 0.0,
+            sigma_obs=sigma_obs if self.simulate else 0.0,
             seed=self.seed,
             channels_last=channels_last,
         )
+        y, draw = observation.y, observation.draw
+        if measured:
+            draw = self.draw(indices, device)
+            y = corruptions.observed(y, draw)
         if self.source.labels is None:
             labels = torch.full_like(index, -1)
         else:
             labels = torch.from_numpy(self.source.labels[indices.numpy()]).to(device)
-        return observations, index, labels
+        return Observation(y, draw, sigma_obs), labels
+
+    def draw(self, indices: Tensor, device: torch.device | str = "cpu") -> Draw | None:
+        """What was drawn of A for the images at `indices` [B], 0 to N - 1, of an operator that differs among them."""
+        if not isinstance(self.corruption, DrawnCorruption):
+            return None
+        draw = self.corruption.draw(self.image_shape, indices.to(device), self.seed)
+        if self.source.kspace and self.simulate and self.source.mask is not None:  # what is not there cannot be sampled
+            had = torch.from_numpy(self.source.mask[indices.cpu().numpy()]).to(device)
+            draw = replace(draw, mask=draw.mask * had)
+        return draw
+
+    def pictures(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """Observations as images [B, C, H, W] to look at: of k-space the zero-filled reconstruction."""
+        observation, _ = self.observe(indices, device)
+        return self.corruption.picture(observation.y, observation.draw)
+
+    def clean(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """The images of a source that is simulated from, float32 [B, C, H, W]."""
+        if not self.source.kspace:
+            return self.source.tensor(indices, device)
+        whole = ObservedDataset(self.source, corruption=self.corruption, sigma_obs=0.0, seed=self.seed, simulate=False)
+        return whole.pictures(indices, device)
+
+
+def _bound(corruption: Corruption, source: ImageArray, simulate: bool) -> Corruption:
+    """The operator with the masks and maps of the source."""
+    name = source.name
+    if source.kspace and corruption.kind != "fourier":
+        raise DataError(f"{name}: k-space is complex data, and '{corruption}' acts on real images; use fourier")
+    if corruption.kind == "fourier" and not source.kspace and not simulate:
+        raise DataError(f"{name}: images, but observations of '{corruption}' are k-space, of an .h5 file")
+    if source.mask is not None and corruption.kind == "linear":
+        raise DataError(f"{name}: has masks, but '{corruption}' has none; use random_mask or box_mask")
+    if not isinstance(corruption, DrawnCorruption):
+        return corruption
+    mask, maps = source.mask, source.maps
+    if source.kspace:
+        coils = source.image_shape[0] // 2
+        if coils > 1 and maps is None:
+            if corruption.real:  # type: ignore[attr-defined]
+                raise DataError(
+                    f"{name}: maps can be estimated but for a phase, which makes real images complex; real=0"
+                )
+            maps = cached_maps(source.images, corruption.acs_lines)  # type: ignore[attr-defined]
+        if simulate:
+            mask = None
+    elif mask is None and not simulate:
+        raise DataError(f"{name}: observations of '{corruption}' need their masks, and none came with them")
+    elif mask is not None and not simulate:
+        _check_share(corruption, 1 - float(mask.mean()), mask.size, name)
+    if mask is None and maps is None:
+        return corruption
+    return corruption.bound(Bank(mask=mask, maps=maps))
+
+
+def _check_share(corruption: Corruption, found: float, size: int, name: str) -> None:
+    """DataError where the masks miss another share of the pixels than SPEC says."""
+    said = getattr(corruption, "missing", None)
+    if said is not None and abs(found - said) > MISSING_TOLERANCE + 3 * (said * (1 - said) / size) ** 0.5:
+        raise DataError(f"{name}: {found:.1%} of the pixels are missing, but '{corruption}' says {said:.1%}")

@@ -3,21 +3,25 @@
 import torch
 from torch import Tensor
 
+from rsd_fast.corruptions import Observation
+
+from .augment import augment
 from .observed import ObservedDataset
 
 
 class ShuffledObservations:
     """Callable for the engine: what is at `positions` [B] of an endless sequence of shuffled epochs.
 
-    Position p is image permutation(p // N)[p % N]; nothing is kept that a resumed run would lack.
+    Position p is image permutation(p // N)[p % N], moved by some of the symmetries (`augment`); nothing is kept that
+    a resumed run would lack.
     """
 
-    def __init__(self, dataset: ObservedDataset, *, seed: int):
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset: ObservedDataset, *, seed: int, symmetries: tuple[str, ...] = ()):
+        self.dataset, self.seed, self.symmetries = dataset, seed, symmetries
         self.permutations: dict[int, Tensor] = {}  # of the epochs in use: a batch may straddle two
 
-    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(observations [B, C, H, W] float32 channels-last, labels [B] int64), where `positions` [B] int64 are."""
+    def __call__(self, positions: Tensor) -> tuple[Observation, Tensor]:
+        """(observation, channels-last, and labels [B] int64), where `positions` [B] int64 are."""
         count = len(self.dataset)
         place = positions.cpu()
         epochs, offsets = place // count, place % count
@@ -27,8 +31,10 @@ class ShuffledObservations:
         for epoch in wanted:
             here = epochs == epoch
             indices[here] = self.permutations[epoch][offsets[here]]
-        observations, _, labels = self.dataset.batch(indices, positions.device, channels_last=True)
-        return observations, labels
+        observation, labels = self.dataset.observe(indices, positions.device, channels_last=True)
+        if self.symmetries:
+            observation = augment(observation, self.symmetries, seed=self.seed, sample=positions)
+        return observation, labels
 
     def permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)

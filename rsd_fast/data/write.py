@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rsd_fast.files import TEMPORARY_PREFIX, atomic_file
 
-from .decode import worker_count
+from .decode import MASK_SUFFIX, worker_count
 from .errors import DataError
 from .labels import JSON_NAME
 
@@ -35,11 +35,13 @@ def write_npz(
     labels: np.ndarray | None = None,
     *,
     count: int | None = None,
+    **others: np.ndarray | None,
 ) -> None:
     """Write `images` and `labels` under these keys, uncompressed, replacing `path`.
 
     images: [N, C, H, W] float32 or uint8, or an iterable of batches of it, which hold `count` = N in all
     labels: [N] integers, or None
+    others: further arrays by key, `mask` and `sigma_obs` perhaps, or None
     ValueError if shapes, dtypes or numbers do not agree; then `path` is as it was before.
     """
     batches = _batches(images)
@@ -61,18 +63,25 @@ def write_npz(
                 member.write(np.ascontiguousarray(batch).data)
         if written != count:
             raise ValueError(f"images: {written} came, {count} were announced")
-        if labels is not None:
-            with archive.open("labels.npy", "w") as member:
-                np.lib.format.write_array(member, np.asarray(labels, np.int64), allow_pickle=False)
+        others["labels"] = None if labels is None else np.asarray(labels, np.int64)
+        for key, array in others.items():
+            if array is not None:
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def write_png_folder(
-    path: str | os.PathLike[str], images: Batch | Iterable[Batch], labels: Sequence[int] | None = None
+    path: str | os.PathLike[str],
+    images: Batch | Iterable[Batch],
+    labels: Sequence[int] | None = None,
+    *,
+    masks: np.ndarray | None = None,
 ) -> None:
     """Write 000000.png, 000001.png, ... and, given labels, `dataset.json` into the new folder `path`.
 
     images: uint8 [N, C, H, W] with C 1 or 3, or an iterable of batches of it; a million at most
     labels: [N] integers, or None
+    masks: uint8 [N, 1 or C, H, W] of 0 and 1, of which each becomes 000000.mask.png
     DataError if `path` is there and not an empty folder. Files are not synced one by one.
     """
     path = Path(path)
@@ -88,16 +97,20 @@ def write_png_folder(
     temporary.mkdir()
     try:
 
-        def save(index: int, image: np.ndarray) -> None:
+        def save(name: str, image: np.ndarray) -> None:
             pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-            Image.fromarray(pixels).save(temporary / _png_name(index), compress_level=1)
+            Image.fromarray(pixels).save(temporary / name, compress_level=1)
 
         written = 0
         with ThreadPoolExecutor(worker_count(first[0].nbytes)) as pool:
             for batch in batches:
                 if written + len(batch) > 10**_NAME_DIGITS:
                     raise ValueError(f"images: more than {10**_NAME_DIGITS} for one folder; write an .npz")
-                list(pool.map(save, range(written, written + len(batch)), batch))
+                names = [_png_name(index) for index in range(written, written + len(batch))]
+                list(pool.map(save, names, batch))
+                if masks is not None:
+                    hidden = [name.removesuffix(".png") + MASK_SUFFIX for name in names]
+                    list(pool.map(save, hidden, masks[written : written + len(batch)] * np.uint8(255)))
                 written += len(batch)
         if labels is not None:
             if len(labels) != written:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rsd_fast.config import RunConfig
+from rsd_fast.corruptions import Observation
 from rsd_fast.methods.base import Batch, Method, Phase
 from rsd_fast.pictures import save_grid
 
@@ -23,7 +24,7 @@ from .ema import Ema
 from .log import Log, Statistics, peak_memory_gb
 
 # Observations and labels of the images that are number `positions` [B] of the training order.
-DataSource = Callable[[Tensor], tuple[Tensor, Tensor]]
+DataSource = Callable[[Tensor], tuple[Observation, Tensor]]
 
 
 class NonFiniteLoss(Exception):
@@ -151,8 +152,8 @@ class Trainer:
         """Gradients of this process's share of the batch, a micro-batch at a time."""
         for first in range(start, start + self.share, self.micro_batch):
             sample = torch.arange(first, first + self.micro_batch, device=self.device)
-            observations, labels = self.data(sample) if self.data is not None else (None, None)
-            batch = Batch(sample=sample, step=step, observations=observations, labels=labels)
+            observation, labels = self.data(sample) if self.data is not None else (None, None)
+            batch = Batch(sample=sample, step=step, observation=observation, labels=labels)
             # Dropout draws from torch's own generator: tie it, too, to the images seen.
             torch.manual_seed((self.training.seed * 1_000_003 + first * 8 + step) % 2**63)
             loss, statistics = self.method.loss(phase, batch)

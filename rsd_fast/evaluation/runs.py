@@ -1,7 +1,7 @@
 """Evaluating what a path names: a run, whose samples are drawn, or images already there."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from rsd_fast import corruptions
 from rsd_fast.config import Observations
+from rsd_fast.corruptions import DrawnCorruption, NoiseLevels
 from rsd_fast.data import ObservedDataset, open_source
 from rsd_fast.engine import Run, distributed
 from rsd_fast.loading import Sampler
-from rsd_fast.train import open_observations
+from rsd_fast.train import noise_levels, open_observations
 
 from .metrics import METRICS, Evaluation, Reference, evaluate, in_batches
 
@@ -76,13 +77,17 @@ def evaluate_path(
         config = sampler.config.observations if sampler is not None else None
         data = _observations(config, observations, corruption, sigma_obs, simulate, seed)
         count = len(data)
-        references["observed"] = Reference(
-            name=data.source.name, batches=in_batches(count, lambda index: data.batch(index)[0])
-        )
+        references["observed"] = Reference(name=data.source.name, batches=in_batches(count, data.pictures))
     if len(proximal) < len(metrics):
         clean = open_source(str(reference))
         count = len(clean)
-        references["clean"] = Reference(name=clean.name, batches=in_batches(count, clean.tensor))
+        read: Callable[[Tensor], Tensor] = clean.tensor
+        if clean.kspace:
+            if sampler is None:
+                raise ValueError(f"reference: {reference} is k-space; only a run says how to make images of it")
+            operator = corruptions.parse(sampler.config.observations.corruption)
+            read = ObservedDataset(clean, corruption=operator, sigma_obs=0.0, seed=seed, simulate=False).pictures
+        references["clean"] = Reference(name=clean.name, batches=in_batches(count, read))
 
     samples: Iterator[Tensor]
     if sampler is not None:
@@ -93,9 +98,10 @@ def evaluate_path(
         samples = in_batches(min(num or count, len(images)), images.tensor)
 
     def observe(images: Tensor, index: Tensor) -> Tensor:
-        return corruptions.observe(
-            data.corruption, images, index=index, sigma_obs=data.sigma_obs, seed=seed, step=PROXIMAL_STEP
-        )
+        operator = data.corruption.pooled() if isinstance(data.corruption, DrawnCorruption) else data.corruption
+        levels = replace(data.levels, pool=True).of(index, seed)
+        seen = corruptions.observation(operator, images, index=index, sigma_obs=levels, seed=seed, step=PROXIMAL_STEP)
+        return operator.picture(seen.y, seen.draw)
 
     results = evaluate(metrics, samples, observe=observe, **references)
     if sampler is not None:
@@ -127,19 +133,16 @@ def _observations(
         return open_observations(run)
     if source is None:
         raise ValueError("observations: a proximal metric compares with real observations; say which")
+    levels: float | NoiseLevels
     if run is not None:
-        corruption, sigma_obs = (
-            corruption or run.corruption,
-            run.sigma_obs if sigma_obs is None else sigma_obs,
-        )
-        simulate = simulate or run.simulate
-        seed = run.seed
-    if corruption is None or sigma_obs is None:
-        raise ValueError("observations: say how they came about, with --corruption and --sigma-obs")
+        simulate, seed, corruption = simulate or run.simulate, run.seed, run.corruption
+        images = open_source(source, observations=not simulate, sigma_obs_max=run.sigma_obs)
+        levels = noise_levels(run, images)
+    else:
+        if corruption is None or sigma_obs is None:
+            raise ValueError("observations: say how they came about, with --corruption and --sigma-obs")
+        images = open_source(source, observations=not simulate, sigma_obs_max=sigma_obs)
+        levels = sigma_obs
     return ObservedDataset(
-        open_source(source, observations=not simulate, sigma_obs_max=sigma_obs),
-        corruption=corruptions.parse(corruption),
-        sigma_obs=sigma_obs,
-        seed=seed,
-        simulate=simulate,
+        images, corruption=corruptions.parse(corruption), sigma_obs=levels, seed=seed, simulate=simulate
     )

@@ -6,8 +6,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from rsd_fast import ops
+from rsd_fast import corruptions, ops, sampling
+from rsd_fast.config import Observations
+from rsd_fast.corruptions import Bank, Corruption, DrawnCorruption, NoiseLevels, Observation, View
+from rsd_fast.corruptions.fourier import to_complex
 from rsd_fast.networks import Denoiser, one_hot
+from rsd_fast.objectives import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,12 +19,12 @@ class Batch:
     """What one loss is computed from.
 
     sample: [B] int64, images seen before each: it and `step` identify the random numbers of a sample.
-    observations [B, C, H, W] and labels [B] int64 (-1: none) are None where the method reads no data.
+    observation and labels [B] int64 (-1: none) are None where the method reads no data.
     """
 
     sample: Tensor
     step: int
-    observations: Tensor | None = None
+    observation: Observation | None = None
     labels: Tensor | None = None
 
 
@@ -68,6 +72,75 @@ def preview_latents(network: Denoiser, shape: tuple[int, int, int], seed: int) -
     index = torch.arange(PREVIEW_IMAGES, device=next(network.parameters()).device)
     latents = ops.randn((PREVIEW_IMAGES, *shape), seed, index, 0, ops.Stream.LATENT)
     return latents, one_hot(index % max(network.label_dim, 1), network.label_dim)
+
+
+def corruption_of(observations: Observations, network: Denoiser) -> Corruption:
+    """A as the method draws it: by its SPEC, or from the examples of masks and maps that a network carries."""
+    corruption = corruptions.parse(observations.corruption)
+    mask, maps = network.mask_bank, network.maps_bank
+    if mask is None and maps is None:
+        return corruption
+    assert isinstance(corruption, DrawnCorruption)
+    return corruption.bound(
+        Bank(
+            mask=None if mask is None else mask.cpu().numpy(),
+            maps=None if maps is None else to_complex(maps.cpu()).numpy(),
+            pool=True,
+        )
+    )
+
+
+def levels_of(observations: Observations, network: Denoiser) -> NoiseLevels:
+    """The law of the noise levels, likewise."""
+    bank = network.sigma_bank
+    return NoiseLevels(
+        highest=observations.sigma_obs,
+        lowest=observations.sigma_obs_min,
+        clean_share=observations.clean_share,
+        bank=None if bank is None else bank.cpu().numpy(),
+        pool=True,
+    )
+
+
+class Seeing:
+    """A denoiser of states, for `sampling`: s -> A~ D(A~* s), and the image D of the last call."""
+
+    def __init__(self, denoiser: Denoiser, view: View) -> None:
+        self.denoiser, self.view = denoiser, view
+
+    def __call__(self, state: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.view.image(state)
+        self.image = self.denoiser(x, sigma, labels, condition=self.view.condition)
+        return self.view.measure(self.image)
+
+
+def sample_teacher(
+    denoiser: Denoiser,
+    observations: Observations,
+    objective: Objective,
+    latents: Tensor,
+    index: Tensor,
+    seed: int,
+    *,
+    labels: Tensor | None = None,
+    steps: int = 18,
+    stop_at: float | None = None,
+) -> Tensor:
+    """Images [B, C, H, W] by Heun's method from latents [B, *observation_shape] ~ N(0, I).
+
+    A teacher of masked images or k-space sees each image through one mask, drawn for (seed, index) and further
+    corrupted as in training, from beginning to end (the fixed-mask sampler of Daras et al. 2023), and returns D of the
+    last step. stop_at: as for `sampling.heun`.
+    """
+    if not objective.conditional:
+        return sampling.heun(denoiser, latents, steps=steps, stop_at=stop_at, labels=labels)
+    corruption = corruption_of(observations, denoiser)
+    assert isinstance(corruption, DrawnCorruption)
+    draw = corruption.draw(observations.image_shape, index, seed)
+    kept = corruption.further(draw, objective.delta, seed=seed, sample=index, step=0)
+    seeing = Seeing(denoiser, corruption.view(kept, observations.image_shape))
+    sampling.heun(seeing, seeing.view.keep(latents), steps=steps, stop_at=stop_at, labels=labels)
+    return seeing.image
 
 
 def freeze(network: nn.Module) -> nn.Module:

@@ -6,7 +6,8 @@ G(z) = D_G(sigma_init z, sigma_init). An iteration is
     fake        x = G(z),  y = A(x) + sigma_obs eps;  g minimises the teacher's objective on y
     generator   x = G(z),  u = A(x),  u_t = u + sigma n;  G minimises the score difference of f and g at u_t
 
-and reads no data.
+and reads no data. Teachers of masked images and k-space see u_t further corrupted, A~* A~ u_t and its mask, and so does
+G its latents: G(z) = D_G(A~* A~ sigma_init z, sigma_init).
 """
 
 import copy
@@ -17,17 +18,22 @@ from torch import Tensor
 
 from rsd_fast import corruptions, ops, schedules
 from rsd_fast.config import Distill
+from rsd_fast.corruptions import Corruption, Draw, DrawnCorruption, Fourier, View
 from rsd_fast.networks import Denoiser, one_hot
+from rsd_fast.objectives import Noised
+from rsd_fast.ops import edm
 
-from .base import Batch, Phase, freeze, preview_latents
+from . import losses
+from .base import Batch, Phase, corruption_of, freeze, levels_of, preview_latents
 
 
 class DistillMethod:
-    """SiD distillation through the operator A; the product is the EMA of the generator."""
+    """Score distillation through the operator A; the product is the EMA of the generator."""
 
     def __init__(self, config: Distill, teacher: Denoiser):
-        self.config = config
-        self.corruption = corruptions.parse(config.observations.corruption)
+        self.config, self.observations = config, config.observations
+        self.corruption = corruption_of(config.observations, teacher)
+        self.levels = levels_of(config.observations, teacher)
         self.teacher = cast(Denoiser, freeze(teacher))
         # Copies of a frozen network stay in evaluation mode: no dropout in any of the three.
         fake, generator = (copy.deepcopy(teacher).requires_grad_(True) for _ in range(2))
@@ -50,37 +56,31 @@ class DistillMethod:
 
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         labels = self.draw_labels(batch)
-        shape = (len(batch.sample), *self.config.observations.image_shape)
+        shape = (len(batch.sample), *self.observations.image_shape)
         z = ops.randn(shape, self.config.training.seed, batch.sample, batch.step, ops.Stream.LATENT)
+        view = self.latent_view(batch.sample, self.config.training.seed)
         if phase is self.fake_phase:
             with torch.no_grad():
-                x = generate(self.generator_phase.network, z, self.sigma_init, labels)
+                x = generate(self.generator_phase.network, z, self.sigma_init, labels, view)
             return self.fake_loss(x, labels, batch)
-        return self.generator_loss(generate(phase.network, z, self.sigma_init, labels), labels, batch)
+        return self.generator_loss(generate(phase.network, z, self.sigma_init, labels, view), labels, batch)
 
     @property
     def sigma_init(self) -> float:
         return self.config.distillation.sigma_init
 
+    def latent_view(self, index: Tensor, seed: int) -> View | None:
+        return latent_view(self.config, self.corruption, index, seed)
+
     def fake_loss(self, x: Tensor, labels: Tensor | None, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The teacher's objective on fresh observations of generated images x, corrupted as the data was."""
-        seed, sigma_obs = self.config.training.seed, self.config.observations.sigma_obs
-        operator = self.corruption.operator
-        if operator is None:  # no kernel knows it: observe first
-            x = corruptions.observe(
-                self.corruption,
-                x,
-                index=batch.sample,
-                sigma_obs=sigma_obs,
-                seed=seed,
-                step=batch.step,
-                channels_last=self.fake_phase.network.channels_last,
-            )
+        seed = self.config.training.seed
         loss, sigma = self.config.objective.loss(
             self.fake_phase.network,
             x,
-            operator=operator,
-            sigma_obs=sigma_obs,
+            images=True,
+            corruption=self.corruption,
+            sigma_obs=self.levels.of(batch.sample, seed),
             seed=seed,
             sample=batch.sample,
             step=batch.step,
@@ -89,18 +89,46 @@ class DistillMethod:
         return loss, {"sigma": sigma}
 
     def generator_loss(self, x: Tensor, labels: Tensor | None, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """SiD's loss of generated images x; reaches G through u and, through both networks, u_t."""
-        seed, step = self.config.training.seed, batch.step
-        u = self.corruption.forward(x, index=batch.sample, seed=seed)
+        """The loss of generated images x; SiD's reaches G through u and, through both networks, u_t."""
+        seed, sample = self.config.training.seed, batch.sample
+        objective, loss = self.config.objective, self.config.distillation.loss
+        drawn = isinstance(self.corruption, DrawnCorruption)
+        draw = self.corruption.draw(self.observations.image_shape, sample, seed) if drawn else None  # type: ignore[attr-defined]
+        u = corruptions.apply(self.corruption, x, draw, index=sample, seed=seed)
         sigma = self.draw_sigma(batch)
-        u_t, net_input = ops.perturb(u, sigma, 0.0, seed, batch.sample, step, **self.teacher.input_options)
+        noised = objective.noised(
+            self.teacher, u, self.corruption, draw, sigma, 0.0, seed=seed, sample=sample, step=batch.step
+        )
         fake = self.fake_phase.network.requires_grad_(False)  # only its input's gradient is wanted here
-        F_teacher = self.teacher.raw(net_input, sigma, labels)
-        F_fake = fake.raw(net_input, sigma, labels)
-        fake.requires_grad_(True)
-        alpha, sigma_data = self.config.distillation.alpha, self.teacher.sigma_data
-        loss = ops.score_difference_loss(F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data)
-        return loss, {"sigma": sigma}
+        with torch.set_grad_enabled(loss == "sid"):
+            condition = noised.view.condition
+            F_teacher = self.teacher.raw(noised.net_input, sigma, labels, condition=condition)
+            F_fake = fake.raw(noised.net_input, sigma, labels, condition=condition)
+            fake.requires_grad_(True)
+        return self.difference(F_teacher, F_fake, noised, u, draw, sigma), {"sigma": sigma}
+
+    def difference(
+        self, F_teacher: Tensor, F_fake: Tensor, noised: Noised, u: Tensor, draw: Draw | None, sigma: Tensor
+    ) -> Tensor:
+        """The configured loss [B] from both networks' raw outputs at `noised`, of observations u without noise."""
+        c, sigma_data = self.config.distillation, self.teacher.sigma_data
+        fourier = isinstance(self.corruption, Fourier)
+        if c.loss == "sid" and not fourier:
+            mask = draw.mask if draw is not None and self.config.objective.conditional else None
+            return ops.score_difference_loss(F_teacher, F_fake, noised.x_t, u, sigma, c.alpha, sigma_data, mask)
+        with torch.set_grad_enabled(c.loss == "sid"):
+            f = ops.denoise(F_teacher, noised.x_t, sigma, sigma_data)
+            g = ops.denoise(F_fake, noised.x_t, sigma, sigma_data)
+            if fourier:
+                assert isinstance(self.corruption, Fourier) and draw is not None
+                f, g = self.corruption.apply(f, draw), self.corruption.apply(g, draw)
+            conditional = self.config.objective.conditional
+            d, r = (corruptions.observed(e, draw if conditional else None) for e in (f - g, f - u))
+        if c.loss == "sid":
+            return losses.sid(d, r, c.alpha)
+        if c.loss == "dmd":
+            return losses.dmd(d, r, u)
+        return losses.sds(r, u, edm.loss_weight(sigma, sigma_data))
 
     def draw_sigma(self, batch: Batch) -> Tensor:
         """[B] float32: a uniform place on the lower tmax/1000 of the sampler's grid."""
@@ -119,12 +147,32 @@ class DistillMethod:
         return self.ema
 
     def preview(self) -> Tensor:
-        shape = self.config.observations.image_shape
-        latents, labels = preview_latents(self.ema, shape, self.config.training.seed)
+        seed = self.config.training.seed
+        latents, labels = preview_latents(self.ema, self.observations.image_shape, seed)
         with torch.no_grad():
-            return generate(self.ema, latents, self.sigma_init, labels)
+            view = self.latent_view(torch.arange(len(latents), device=latents.device), seed)
+            return generate(self.ema, latents, self.sigma_init, labels, view)
 
 
-def generate(network: Denoiser, latents: Tensor, sigma_init: float, labels: Tensor | None = None) -> Tensor:
-    """G(z) = D(sigma_init z, sigma_init): latents [B, C, H, W] ~ N(0, I) -> images [B, C, H, W]."""
-    return network(sigma_init * latents, sigma_init, labels)
+def latent_view(config: Distill, corruption: Corruption, index: Tensor, seed: int) -> View | None:
+    """Through which the generator sees latents number index [B]; None where it sees them whole."""
+    if not config.objective.conditional:
+        return None
+    assert isinstance(corruption, DrawnCorruption)
+    return corruption.latent_view(config.observations.image_shape, index, seed, config.objective.delta)
+
+
+def generate(
+    network: Denoiser,
+    latents: Tensor,
+    sigma_init: float,
+    labels: Tensor | None = None,
+    view: View | None = None,
+) -> Tensor:
+    """G(z) = D(sigma_init z, sigma_init): latents [B, C, H, W] ~ N(0, I) -> images [B, C, H, W].
+
+    view: of the latents A~* A~ z and their mask, as the teacher sees images; None for a teacher of whole ones.
+    """
+    if view is None:
+        return network(sigma_init * latents, sigma_init, labels)
+    return network(view.image(view.measure(sigma_init * latents)), sigma_init, labels, condition=view.condition)

@@ -3,13 +3,14 @@
 import copy
 from typing import cast
 
+import torch
 from torch import Tensor
 
-from rsd_fast import sampling
+from rsd_fast import corruptions
 from rsd_fast.config import Pretrain
 from rsd_fast.networks import Denoiser, one_hot
 
-from .base import Batch, Phase, freeze, preview_latents
+from .base import Batch, Phase, freeze, preview_latents, sample_teacher
 
 
 class PretrainMethod:
@@ -17,6 +18,7 @@ class PretrainMethod:
 
     def __init__(self, config: Pretrain, network: Denoiser):
         self.config = config
+        self.corruption = corruptions.parse(config.observations.corruption)
         self.ema = cast(Denoiser, freeze(copy.deepcopy(network)))
         t = config.training
         self.phases = (Phase(name="teacher", network=network.train(), lr=t.lr, beta1=t.beta1, ema=self.ema),)
@@ -26,11 +28,14 @@ class PretrainMethod:
         return (self.phases[0].network,)
 
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        assert batch.observations is not None and batch.labels is not None
+        assert batch.observation is not None and batch.labels is not None
+        y, draw, sigma_obs = batch.observation
         loss, sigma = self.config.objective.loss(
             phase.network,
-            batch.observations,
-            sigma_obs=self.config.observations.sigma_obs,
+            y,
+            corruption=self.corruption,
+            draw=draw,
+            sigma_obs=sigma_obs,
             seed=self.config.training.seed,
             sample=batch.sample,
             step=batch.step,
@@ -42,6 +47,15 @@ class PretrainMethod:
         return self.ema
 
     def preview(self) -> Tensor:
-        shape = self.config.observations.observation_shape
-        latents, labels = preview_latents(self.ema, shape, self.config.training.seed)
-        return sampling.heun(self.ema, latents, stop_at=self.config.observations.sigma_obs or None, labels=labels)
+        observations, seed = self.config.observations, self.config.training.seed
+        latents, labels = preview_latents(self.ema, observations.observation_shape, seed)
+        return sample_teacher(
+            self.ema,
+            observations,
+            self.config.objective,
+            latents,
+            torch.arange(len(latents), device=latents.device),
+            seed,
+            labels=labels,
+            stop_at=observations.sigma_least or None,
+        )

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .precond import Denoiser, set_precision
+from .precond import BANKS, Denoiser, set_precision
 from .unet import SongUNet
 
-__all__ = ["Denoiser", "SongUNet", "create", "names", "one_hot", "set_precision"]
+__all__ = ["BANKS", "Denoiser", "SongUNet", "create", "names", "one_hot", "set_precision"]
 
 _ARCHITECTURES = {"ddpmpp": SongUNet}
 
@@ -31,11 +31,13 @@ def create(
     augment_dim: int = 0,
     dropout: float = 0.0,
     sigma_data: float = 0.5,
+    condition_channels: int = 0,
 ) -> Denoiser:
     """A denoiser of the named architecture with fresh weights (torch's global generator).
 
     image_size: height in pixels the levels are named for. attn_resolutions: those of image_size, stored by level.
-    sigma_data: standard deviation of the clean images. Raises ValueError on an unknown name or settings that do not
+    sigma_data: standard deviation of the clean images. condition_channels: further inputs, which say what of a masked
+    image was observed. Raises ValueError on an unknown name or settings that do not
     fit together.
     """
     if name not in _ARCHITECTURES:
@@ -44,7 +46,7 @@ def create(
         raise ValueError(f"sigma_data: expected more than 0, got {sigma_data}")
     model = _ARCHITECTURES[name](
         image_size=image_size,
-        in_channels=in_channels,
+        in_channels=in_channels + condition_channels,
         out_channels=out_channels,
         model_channels=model_channels,
         channel_mult=channel_mult,
@@ -54,7 +56,7 @@ def create(
         augment_dim=augment_dim,
         dropout=dropout,
     )
-    return Denoiser(model, sigma_data=sigma_data, label_dim=label_dim)
+    return Denoiser(model, sigma_data=sigma_data, label_dim=label_dim, condition_channels=condition_channels)
 
 
 def one_hot(labels: Tensor, label_dim: int) -> Tensor | None:

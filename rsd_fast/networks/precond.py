@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from rsd_fast import ops
 from rsd_fast.ops import edm
 
+BANKS = ("mask_bank", "maps_bank", "sigma_bank")
+
 
 class Denoiser(nn.Module):
     """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise): the estimate of the clean signal in x.
@@ -15,13 +17,23 @@ class Denoiser(nn.Module):
     F runs in `compute_dtype` (float32, or bfloat16 by autocast with float32 master weights: see `set_precision`); all
     else in float32. `channels_last` says that its weights are, and its inputs best come, in that memory format.
     `model` is F, so that its parameters carry the published names (`model.enc.32x32_conv.weight`).
+
+    Trained on masked images or undersampled k-space, F has condition_channels more inputs: what of x was observed. The
+    buffers `BANKS` hold examples of masks, coil maps and noise levels that came with the data, where they did.
     """
 
-    def __init__(self, model: nn.Module, *, sigma_data: float = 0.5, label_dim: int = 0):
+    mask_bank: Tensor | None  # uint8, `corruptions.Draw.mask`
+    maps_bank: Tensor | None  # float32 [N, 2 coils, H, W], `corruptions.Draw.maps` as real and imaginary parts
+    sigma_bank: Tensor | None  # float32 [N]
+
+    def __init__(self, model: nn.Module, *, sigma_data: float = 0.5, label_dim: int = 0, condition_channels: int = 0):
         super().__init__()
         self.model = model
         self.sigma_data = sigma_data
         self.label_dim = label_dim
+        self.condition_channels = condition_channels
+        for name in BANKS:
+            self.register_buffer(name, None)
         self.compute_dtype = torch.float32
         self.channels_last = False
 
@@ -36,11 +48,28 @@ class Denoiser(nn.Module):
         sigma: Tensor,
         labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
-        """F of net_input = c_in(sigma) x_t, as `ops.perturb` returns it: [B, C, H, W], sigma [B] -> [B, C', H, W]."""
+        """F of net_input = c_in(sigma) x_t, as `ops.perturb` returns it: [B, C, H, W], sigma [B] -> [B, C', H, W].
+
+        condition: as for `forward`. Raises ValueError for one that a network has no inputs for.
+        """
+        if self.condition_channels:
+            net_input = torch.cat([net_input, self.as_channels(condition, net_input)], 1)
+        elif condition is not None:
+            raise ValueError("condition: the network takes none; it was not trained on masked data")
         reduced = self.compute_dtype != torch.float32
         with torch.autocast(net_input.device.type, self.compute_dtype, enabled=reduced):
             return self.model(net_input, edm.c_noise(sigma.float()), labels, augment_labels)
+
+    def as_channels(self, condition: Tensor | None, like: Tensor) -> Tensor:
+        """The condition beside a network's input, all observed where there is none."""
+        shape = (len(like), self.condition_channels, *like.shape[2:])
+        if condition is None:
+            return like.new_ones(shape)
+        if condition.shape != shape:
+            raise ValueError(f"condition: expected {list(shape)}, got {list(condition.shape)}")
+        return condition.to(like.dtype)
 
     def forward(
         self,
@@ -48,9 +77,12 @@ class Denoiser(nn.Module):
         sigma: Tensor | float,
         labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """D(x, sigma): x [B, C, H, W] = clean + sigma noise, sigma [B] or a number, labels [B, label_dim] one-hot.
 
+        condition: [B, condition_channels, H, W], 1 where x was observed and 0 where it is missing (and x is 0), for a
+        network that was trained on masks or k-space; None: nothing is missing.
         Returns [B, C, H, W] in float32, or float64 where x is float64 (F itself runs in compute_dtype).
         """
         if not isinstance(sigma, Tensor):
@@ -58,7 +90,7 @@ class Denoiser(nn.Module):
         sigma = sigma.to(x.device, edm.accumulation_dtype(x)).expand(len(x))
         net_input = edm.c_in(edm.per_sample(sigma, x), self.sigma_data) * x
         net_input = edm.laid_out(net_input, self.compute_dtype, self.channels_last)
-        return ops.denoise(self.raw(net_input, sigma, labels, augment_labels), x, sigma, self.sigma_data)
+        return ops.denoise(self.raw(net_input, sigma, labels, augment_labels, condition), x, sigma, self.sigma_data)
 
 
 def set_precision(denoiser: Denoiser, precision: str) -> None:

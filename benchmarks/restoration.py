@@ -1,0 +1,257 @@
+"""Every corruption: does the one-step student beat its teacher? Both by Frechet distances, on Fashion-MNIST at 16x16.
+
+    python benchmarks/restoration.py --out runs/restoration [--rows noise-.2,blur] [--json FILE] [--pictures FOLDER]
+
+60,000 images that only their corrupted versions are learned from, the clean ones judge. Each row is two commands,
+`rsd-fast pretrain` and `rsd-fast distill`, and an evaluation; what is done already is not done again, so that a stopped
+benchmark goes on where it was. Rows are independent: with --rows, several processes can share them.
+
+FD is the Frechet distance of features of EfficientNet-lite0 (`features`), pixel-FD that of pixels, both of images
+clipped to [-1, 1]. "clean" compares with clean images; "proximal" with the observations, the student's images corrupted
+like them. A teacher of blurred or small images makes such images: these are its proximal ones as they are, and small
+ones are enlarged bilinearly to be compared with clean ones. The teacher is sampled in the best way published for it:
+truncated at sigma_obs where there is noise, through one further corrupted mask where there are masks.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from rsd_fast import corruptions, files, pictures
+from rsd_fast.data import ObservedDataset, open_source, write_npz
+from rsd_fast.evaluation import Moments, frechet_distance, in_batches
+from rsd_fast.loading import Sampler
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fashion_mnist import small_images
+from features import Features
+
+SIZE = 16
+NUM = 4000  # samples of each model
+NUM_REFERENCE = 10_000
+PICTURED = 12  # images a row of a picture
+NETWORK = "--preset small --model-channels 32 --channel-mult 1,2,2 --num-blocks 1 --attn-resolutions none"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: options of the two commands, beyond what all rows share."""
+
+    title: str
+    corruption: str
+    sigma_obs: float
+    pretrain: str = ""
+    distill: str = ""
+    teacher: str | None = None  # the row whose teacher is used; None: its own
+
+
+ROWS = {
+    "noise-.2": Row("noise 0.2", "identity", 0.2),
+    "noise-.4": Row("noise 0.4", "identity", 0.4),
+    "blur": Row("blur", "gaussian_blur:size=5,std=1", 0.0),
+    "blur-noise": Row("blur, noise 0.1", "gaussian_blur:size=5,std=1", 0.1),
+    "mask": Row("60 % of the pixels missing", "random_mask:missing=0.6", 0.0),
+    "downsample": Row("2x2 times smaller", "downsample:factor=2", 0.0),
+    "fourier": Row("k-space, R = 4", "fourier:acceleration=4,acs_lines=2,real=1", 0.0, pretrain="--delta 0.5"),
+    "noise-.2-dmd": Row("noise 0.2, DMD", "identity", 0.2, distill="--loss dmd", teacher="noise-.2"),
+    "noise-.2-sds": Row("noise 0.2, SDS", "identity", 0.2, distill="--loss sds", teacher="noise-.2"),
+}
+
+
+@dataclass
+class Set:
+    """Images of one kind: what is drawn of them, and moments of their features and of their pixels."""
+
+    shown: Tensor | None = None
+    features: Moments = field(default_factory=Moments)
+    pixels: Moments = field(default_factory=Moments)
+
+    @classmethod
+    def of(cls, batches: Iterable[Tensor], extract: Callable[[Tensor], Tensor]) -> "Set":
+        made = cls()
+        for images in batches:
+            images = images.clamp(-1, 1)
+            if made.shown is None:
+                made.shown = images[:PICTURED]
+            made.features.add(extract(images))
+            made.pixels.add(images.flatten(1))
+        return made
+
+    def distances(self, other: "Set") -> dict[str, float]:
+        return {
+            "fd": round(frechet_distance(self.features, other.features), 4),
+            "pixel_fd": round(frechet_distance(self.pixels, other.pixels), 4),
+        }
+
+
+def run_row(name: str, options: argparse.Namespace, extract: Callable[[Tensor], Tensor]) -> dict:
+    """Train what is not trained yet, and measure."""
+    row, folder = ROWS[name], options.out / name
+    data = options.out / f"fashion-mnist-{SIZE}.npz"
+    teacher, student = options.out / (row.teacher or name) / "teacher", folder / "generator"
+    commands = [
+        f"pretrain --data {shlex.quote(str(data))} --simulate --corruption {row.corruption} --sigma-obs {row.sigma_obs}"
+        f" {NETWORK} --kimg {options.pretrain_kimg} {row.pretrain} --out {shlex.quote(str(teacher))}",
+        f"distill --teacher {shlex.quote(str(teacher))} --kimg {options.distill_kimg} {row.distill}"
+        f" --out {shlex.quote(str(student))}",
+    ]
+    if row.teacher:
+        del commands[0]
+        if not teacher.exists():
+            raise SystemExit(f"{name}: uses the teacher of row {row.teacher}, which is not there yet")
+    seconds = {}
+    for command in commands:
+        start = time.perf_counter()
+        arguments = [*shlex.split(command), "--resume-or-start", "--seed", str(options.seed)]
+        subprocess.run([sys.executable, "-m", "rsd_fast", *arguments], check=True)
+        seconds[shlex.split(command)[0]] = round(time.perf_counter() - start, 1)
+    start = time.perf_counter()
+    result = measure(row, teacher, student, data, options, extract) | {"commands": commands}
+    seconds["evaluate"] = round(time.perf_counter() - start, 1)
+    return {"row": name, "title": row.title, **result, "seconds": seconds}
+
+
+def measure(
+    row: Row, teacher: Path, student: Path, data: Path, options: argparse.Namespace, extract: Callable[[Tensor], Tensor]
+) -> dict:
+    operator = corruptions.parse(row.corruption)
+    dataset = ObservedDataset(
+        open_source(data), corruption=operator, sigma_obs=row.sigma_obs, seed=options.seed, simulate=True
+    )
+
+    def observe(images: Tensor, first: int) -> Tensor:
+        """Observations of generated images: other noise and masks than those of the data."""
+        index = torch.arange(first, first + len(images))
+        seen = corruptions.observation(operator, images, index=index, sigma_obs=row.sigma_obs, seed=options.seed + 1)
+        return operator.picture(seen.y, seen.draw)
+
+    def noised(images: Tensor, first: int) -> Tensor:
+        index = torch.arange(first, first + len(images))
+        return corruptions.observe(
+            corruptions.Identity(), images, index=index, sigma_obs=row.sigma_obs, seed=options.seed + 1
+        )
+
+    def observed(images: list[Tensor], how: Callable[[Tensor, int], Tensor]) -> Iterable[Tensor]:
+        first = 0
+        for batch in images:
+            yield how(batch, first)
+            first += len(batch)
+
+    heun = Sampler(teacher, truncate=row.sigma_obs > 0, precision=options.precision)
+    one_step = Sampler(student, precision=options.precision)
+    start = time.perf_counter()
+    of_teacher = list(heun.batches(options.num, options.seed, batch=500))
+    teacher_seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    of_student = list(one_step.batches(options.num, options.seed, batch=500))
+    student_seconds = time.perf_counter() - start
+
+    makes_images = operator.kind != "linear"  # else it makes what was observed, but for the noise
+    whole = [nnf.interpolate(x, (SIZE, SIZE), mode="bilinear") if x.shape[-1] != SIZE else x for x in of_teacher]
+    clean = Set.of(in_batches(NUM_REFERENCE, dataset.clean, 500), extract)
+    seen = Set.of(in_batches(NUM_REFERENCE, dataset.pictures, 500), extract)
+    sets = {"teacher": Set.of(whole, extract), "student": Set.of(of_student, extract)}
+    proximal = {
+        "teacher": Set.of(observed(of_teacher, observe if makes_images else noised), extract),
+        "student": Set.of(observed(of_student, observe), extract),
+    }
+    result = {
+        "clean": {who: found.distances(clean) for who, found in sets.items()},
+        "proximal": {who: found.distances(seen) for who, found in proximal.items()},
+        "sample_seconds": {"teacher": round(teacher_seconds, 1), "student": round(student_seconds, 1)},
+        "num": options.num,
+        "num_reference": NUM_REFERENCE,
+        "kimg": {"pretrain": options.pretrain_kimg, "distill": options.distill_kimg},
+        "seed": options.seed,
+    }
+    if clean.shown is not None and seen.shown is not None:
+        rows = [("clean, never seen", clean.shown), ("observations", seen.shown)]
+        for who, found in sets.items():
+            rows.append((f"{who}\nFD {result['clean'][who]['fd']:.2f}", found.shown))
+        picture = pictures.labelled_rows(rows, f"Fashion-MNIST 16x16: {row.title}")
+        pictures.save(picture, options.pictures / f"{student.parent.name}.png")
+    return result
+
+
+def machine(options: argparse.Namespace) -> dict:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "precision": options.precision,
+    }
+
+
+def table(results: list[dict]) -> str:
+    """Markdown: each row's distances, the lower of teacher and student in bold."""
+    lines = [
+        "| row | clean FD: teacher | student | proximal FD: teacher | student | clean pixel-FD: teacher | student |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        cells = []
+        for kind, metric in (("clean", "fd"), ("proximal", "fd"), ("clean", "pixel_fd")):
+            pair = [result[kind][who][metric] for who in ("teacher", "student")]
+            cells += [f"**{value:.2f}**" if value == min(pair) else f"{value:.2f}" for value in pair]
+        lines.append(f"| {result['title']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all")
+    parser.add_argument("--json", type=Path, help="results of finished rows, read and written  [OUT/restoration.json]")
+    parser.add_argument("--pictures", type=Path, help="folder of a picture a row  [OUT/pictures]")
+    parser.add_argument("--pretrain-kimg", type=float, default=80)
+    parser.add_argument("--distill-kimg", type=float, default=20)
+    parser.add_argument("--num", type=int, default=NUM, help="samples of each model")
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of sampling")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.json = options.json or options.out / "restoration.json"
+    options.pictures = options.pictures or options.out / "pictures"
+    names = [name.strip() for name in options.rows.split(",")]
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        parser.error(f"--rows: unknown row '{unknown[0]}'; known: {', '.join(ROWS)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = options.out / f"fashion-mnist-{SIZE}.npz"
+    if not data.exists():
+        write_npz(data, small_images(SIZE))
+    extract = Features()
+    for name in names:
+        if name in {result["row"] for result in finished(options.json)}:
+            print(f"{name}: done already", flush=True)
+            continue
+        result = run_row(name, options, extract) | {"machine": machine(options)}
+        others = [other for other in finished(options.json) if other["row"] != name]  # another process's, too
+        ordered = sorted([*others, result], key=lambda found: list(ROWS).index(found["row"]))
+        files.write_text(options.json, json.dumps(ordered, indent=2) + "\n")
+        print(table(ordered), flush=True)
+
+
+def finished(path: Path) -> list[dict]:
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    main()

@@ -1,0 +1,185 @@
+"""Magnetic resonance imaging: undersampled k-space of one or several coils.
+
+    A x = P F S x,      A* k = sum over coils of conj(S) F^-1 P k
+
+with the coils' sensitivity maps S (1 for a single coil), the centred orthonormal Fourier transform F, and a Cartesian
+mask P of columns, phase-encode lines, that always has the central ones ("auto-calibration signal", ACS). An image has
+two channels, its real and imaginary part, or one if it is real; k-space has two for every coil, (coil 0 real, coil 0
+imaginary, coil 1 real, ...), and is 0 where it is not sampled.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rsd_fast import ops
+
+from .base import DrawnCorruption, register
+from .birdcage import birdcage
+from .draw import Bank, Draw
+from .view import View
+
+
+def fft2c(x: Tensor) -> Tensor:
+    """Centred orthonormal Fourier transform over the last two axes of complex x."""
+    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(x, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
+
+
+def ifft2c(k: Tensor) -> Tensor:
+    """Its inverse, which is its adjoint."""
+    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(k, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
+
+
+def to_complex(x: Tensor) -> Tensor:
+    """[B, 2n, H, W] of real and imaginary parts -> complex [B, n, H, W]."""
+    parts = x.reshape(len(x), -1, 2, *x.shape[2:])
+    return torch.complex(parts[:, :, 0], parts[:, :, 1])
+
+
+def to_channels(z: Tensor) -> Tensor:
+    """The inverse of `to_complex`."""
+    return torch.stack([z.real, z.imag], 2).flatten(1, 2)
+
+
+@register("fourier")
+class Fourier(DrawnCorruption):
+    """k-space with one column in `acceleration` sampled on average, the central `acs_lines` always.
+
+    pattern: "random", each other column by itself with one probability; "equispaced", others at equal distances from a
+    random first one. coils: 1, or the number of simulated coils on a ring around the image (`birdcage`); data bring
+    their own maps. real: images are real, of one channel. Raises ValueError out of range.
+    """
+
+    kind = "fourier"
+    random = True
+
+    def __init__(
+        self,
+        *,
+        acceleration: float = 4.0,
+        acs_lines: int = 20,
+        pattern: str = "random",
+        coils: int = 1,
+        real: bool = False,
+    ) -> None:
+        if not 1 <= acceleration < float("inf"):
+            raise ValueError(f"acceleration expects at least 1, got {acceleration}")
+        if acs_lines < 1:
+            raise ValueError(f"acs_lines expects at least 1, got {acs_lines}")
+        if pattern not in ("random", "equispaced"):
+            raise ValueError(f"pattern expects random or equispaced, got '{pattern}'")
+        if not 1 <= coils <= 64:
+            raise ValueError(f"coils expects 1 to 64, got {coils}")
+        self.acceleration, self.acs_lines, self.pattern = acceleration, acs_lines, pattern
+        self.coils, self.real = coils, real
+        digits = repr(float(acceleration)).removesuffix(".0")
+        self.spec = (
+            f"{self.name}:acceleration={digits},acs_lines={acs_lines},pattern={pattern},coils={coils},real={int(real)}"
+        )
+
+    @property
+    def channels(self) -> int:
+        """Of an image."""
+        return 1 if self.real else 2
+
+    def observation_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        channels, height, width = image_shape
+        if channels != self.channels:
+            what = "real images of 1 channel" if self.real else "complex images of 2 channels, real and imaginary part"
+            hint = "; real=1 takes real images" if channels == 1 else ""
+            raise ValueError(f"corruption '{self.name}': expects {what}, got {channels}{hint}")
+        if self.acs_lines > width / self.acceleration:
+            raise ValueError(
+                f"corruption '{self.name}': acs_lines {self.acs_lines} are more than the {width / self.acceleration:g} "
+                f"of {width} columns that acceleration {self.acceleration:g} samples"
+            )
+        return 2 * self.coils, height, width
+
+    def image_shape(self, observation_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        _, height, width = observation_shape
+        return self.channels, height, width
+
+    def bound(self, bank: Bank) -> "Fourier":
+        if bank.mask is not None and bank.mask.shape[1:3] != (1, 1):
+            raise ValueError(f"corruption '{self.name}': the data holds masks of pixels, not of k-space's columns")
+        coils = self.coils if bank.maps is None else bank.maps.shape[1]
+        if self.coils not in (1, coils):
+            raise ValueError(f"corruption '{self.name}': coils {self.coils}, but the data's maps are of {coils}")
+        copied = super().bound(bank)
+        assert isinstance(copied, Fourier)
+        copied.coils = coils
+        copied.spec = self.spec.replace(f"coils={self.coils}", f"coils={coils}")
+        return copied
+
+    def generate(self, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> Draw:
+        _, height, width = image_shape
+        sampled = width / self.acceleration
+        others = width - self.acs_lines
+        if self.pattern == "random":
+            u = ops.uniform((len(index), width), seed, index, 0, ops.Stream.OBSERVATION_MASK)
+            mask = u * others < sampled - self.acs_lines
+        else:
+            u = ops.uniform((len(index), 1), seed, index, 0, ops.Stream.OBSERVATION_MASK)
+            distance = others / (sampled - self.acs_lines) if sampled > self.acs_lines else float("inf")
+            # Columns in which a point (u + j) distance lies, j = 0, 1, ...
+            column = torch.arange(width + 1, device=u.device) / distance - u
+            mask = column[:, 1:].floor() > column[:, :-1].floor()
+        mask = mask | self._acs(width, index.device)
+        maps = None if self.coils == 1 else _birdcage(self.coils, height, width).to(index.device)
+        return Draw(mask=mask[:, None, None].to(torch.uint8), maps=maps)
+
+    def _acs(self, width: int, device: torch.device) -> Tensor:
+        """[W] bool: the central columns."""
+        offset = torch.arange(width, device=device) - (width - self.acs_lines + 1) // 2
+        return (offset >= 0) & (offset < self.acs_lines)
+
+    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int) -> Draw:
+        """P~: each sampled column but the central ones is gone with probability delta."""
+        u = ops.uniform(draw.mask.shape, seed, sample, step, ops.Stream.FURTHER_MASK)
+        stays = (u >= delta) | self._acs(draw.mask.shape[-1], u.device)
+        return Draw(mask=draw.mask * stays, maps=draw.maps)
+
+    def apply(self, x: Tensor, draw: Draw) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        z = torch.complex(x, torch.zeros_like(x)) if self.real else to_complex(x)
+        if draw.maps is not None:
+            z = z * draw.maps.to(z.dtype)
+        return to_channels(fft2c(z)).masked_fill(draw.mask == 0, 0)
+
+    def transpose(self, y: Tensor, draw: Draw) -> Tensor:
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        z = ifft2c(to_complex(y.masked_fill(draw.mask == 0, 0)))
+        if draw.maps is not None:
+            z = (z * draw.maps.to(z.dtype).conj()).sum(1, keepdim=True)
+        return z.real if self.real else to_channels(z)
+
+    def view(self, draw: Draw, image_shape: tuple[int, int, int]) -> "FourierView":
+        return FourierView(self, draw, image_shape)
+
+    def picture(self, y: Tensor, draw: Draw | None) -> Tensor:
+        """A* y, the zero-filled reconstruction."""
+        assert draw is not None
+        return self.transpose(y, draw)
+
+
+class FourierView(View):
+    """Columns of k-space: the state is k-space, the image A~* s, and the condition P~ spread over the image plane."""
+
+    def __init__(self, operator: Fourier, draw: Draw, image_shape: tuple[int, int, int]) -> None:
+        self.operator, self.draw = operator, draw
+        self.condition = draw.mask.expand(-1, image_shape[0], image_shape[1], -1)
+
+    def measure(self, x: Tensor) -> Tensor:
+        return self.operator.apply(x, self.draw)
+
+    def image(self, state: Tensor) -> Tensor:
+        return self.operator.transpose(state, self.draw)
+
+    def keep(self, state: Tensor) -> Tensor:
+        return state.masked_fill(self.draw.mask == 0, 0)
+
+
+@lru_cache(maxsize=4)
+def _birdcage(coils: int, height: int, width: int) -> Tensor:
+    return torch.from_numpy(birdcage(coils, height, width))[None]
