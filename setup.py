@@ -143,7 +143,7 @@ setup(
             "wheel",
             "cmake>=3.24",
             "ninja",
-        ]
+        ],
     },
     entry_points={"console_scripts": ["rsd-fast = rsd_fast.cli.main:main"]},
     packages=[*find_packages(include=["rsd_fast", "rsd_fast.*"]), "rsd_fast.kernels", "rsd_fast.cli"],

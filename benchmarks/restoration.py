@@ -40,7 +40,7 @@ from fashion_mnist import small_images
 from features import Features
 
 SIZE = 16
-NUM = 4000  # samples of each model
+NUM = 3000  # samples of each model
 NUM_REFERENCE = 10_000
 PICTURED = 12  # images a row of a picture
 NETWORK = "--preset small --model-channels 32 --channel-mult 1,2,2 --num-blocks 1 --attn-resolutions none"
@@ -56,6 +56,7 @@ class Row:
     pretrain: str = ""
     distill: str = ""
     teacher: str | None = None  # the row whose teacher is used; None: its own
+    short: bool = False  # distilled for --compare-kimg: of three losses at equal budget, one more than enough
 
 
 ROWS = {
@@ -66,8 +67,9 @@ ROWS = {
     "mask": Row("60 % of the pixels missing", "random_mask:missing=0.6", 0.0),
     "downsample": Row("2x2 times smaller", "downsample:factor=2", 0.0),
     "fourier": Row("k-space, R = 4", "fourier:acceleration=4,acs_lines=2,real=1", 0.0, pretrain="--delta 0.5"),
-    "noise-.2-dmd": Row("noise 0.2, DMD", "identity", 0.2, distill="--loss dmd", teacher="noise-.2"),
-    "noise-.2-sds": Row("noise 0.2, SDS", "identity", 0.2, distill="--loss sds", teacher="noise-.2"),
+    "noise-.2-sid": Row("noise 0.2, SiD, short", "identity", 0.2, teacher="noise-.2", short=True),
+    "noise-.2-dmd": Row("noise 0.2, DMD, short", "identity", 0.2, "", "--loss dmd", "noise-.2", short=True),
+    "noise-.2-sds": Row("noise 0.2, SDS, short", "identity", 0.2, "", "--loss sds", "noise-.2", short=True),
 }
 
 
@@ -102,11 +104,11 @@ def run_row(name: str, options: argparse.Namespace, extract: Callable[[Tensor], 
     row, folder = ROWS[name], options.out / name
     data = options.out / f"fashion-mnist-{SIZE}.npz"
     teacher, student = options.out / (row.teacher or name) / "teacher", folder / "generator"
+    kimg = options.compare_kimg if row.short else options.distill_kimg
     commands = [
         f"pretrain --data {shlex.quote(str(data))} --simulate --corruption {row.corruption} --sigma-obs {row.sigma_obs}"
         f" {NETWORK} --kimg {options.pretrain_kimg} {row.pretrain} --out {shlex.quote(str(teacher))}",
-        f"distill --teacher {shlex.quote(str(teacher))} --kimg {options.distill_kimg} {row.distill}"
-        f" --out {shlex.quote(str(student))}",
+        f"distill --teacher {shlex.quote(str(teacher))} --kimg {kimg} {row.distill} --out {shlex.quote(str(student))}",
     ]
     if row.teacher:
         del commands[0]
@@ -120,6 +122,7 @@ def run_row(name: str, options: argparse.Namespace, extract: Callable[[Tensor], 
         seconds[shlex.split(command)[0]] = round(time.perf_counter() - start, 1)
     start = time.perf_counter()
     result = measure(row, teacher, student, data, options, extract) | {"commands": commands}
+    result["kimg"] = {"pretrain": options.pretrain_kimg, "distill": kimg}
     seconds["evaluate"] = round(time.perf_counter() - start, 1)
     return {"row": name, "title": row.title, **result, "seconds": seconds}
 
@@ -150,14 +153,8 @@ def measure(
             yield how(batch, first)
             first += len(batch)
 
-    heun = Sampler(teacher, truncate=row.sigma_obs > 0, precision=options.precision)
-    one_step = Sampler(student, precision=options.precision)
-    start = time.perf_counter()
-    of_teacher = list(heun.batches(options.num, options.seed, batch=500))
-    teacher_seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    of_student = list(one_step.batches(options.num, options.seed, batch=500))
-    student_seconds = time.perf_counter() - start
+    of_teacher, teacher_seconds = samples(teacher, options, truncate=row.sigma_obs > 0)
+    of_student, student_seconds = samples(student, options)
 
     makes_images = operator.kind != "linear"  # else it makes what was observed, but for the noise
     whole = [nnf.interpolate(x, (SIZE, SIZE), mode="bilinear") if x.shape[-1] != SIZE else x for x in of_teacher]
@@ -171,10 +168,9 @@ def measure(
     result = {
         "clean": {who: found.distances(clean) for who, found in sets.items()},
         "proximal": {who: found.distances(seen) for who, found in proximal.items()},
-        "sample_seconds": {"teacher": round(teacher_seconds, 1), "student": round(student_seconds, 1)},
+        "sample_seconds": {"teacher": teacher_seconds, "student": student_seconds},
         "num": options.num,
         "num_reference": NUM_REFERENCE,
-        "kimg": {"pretrain": options.pretrain_kimg, "distill": options.distill_kimg},
         "seed": options.seed,
     }
     if clean.shown is not None and seen.shown is not None:
@@ -184,6 +180,19 @@ def measure(
         picture = pictures.labelled_rows(rows, f"Fashion-MNIST 16x16: {row.title}")
         pictures.save(picture, options.pictures / f"{student.parent.name}.png")
     return result
+
+
+def samples(run: Path, options: argparse.Namespace, truncate: bool = False) -> tuple[list[Tensor], float]:
+    """The model's images, and the seconds it took; kept beside the run, for rows that share a teacher."""
+    sampler = Sampler(run, truncate=truncate, precision=options.precision)
+    kept = run.with_name(f"{run.name}-{sampler.file.parent.name}-{options.num}-{options.seed}.npz")
+    if not kept.exists():
+        start = time.perf_counter()
+        images = torch.cat(list(sampler.batches(options.num, options.seed, batch=500)))
+        seconds = np.array(round(time.perf_counter() - start, 1))
+        write_npz(kept, images.float(), seconds=seconds)
+    with np.load(kept) as arrays:
+        return list(torch.from_numpy(arrays["images"]).split(500)), float(arrays["seconds"])
 
 
 def machine(options: argparse.Namespace) -> dict:
@@ -220,8 +229,9 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all")
     parser.add_argument("--json", type=Path, help="results of finished rows, read and written  [OUT/restoration.json]")
     parser.add_argument("--pictures", type=Path, help="folder of a picture a row  [OUT/pictures]")
-    parser.add_argument("--pretrain-kimg", type=float, default=80)
-    parser.add_argument("--distill-kimg", type=float, default=20)
+    parser.add_argument("--pretrain-kimg", type=float, default=60)
+    parser.add_argument("--distill-kimg", type=float, default=48)
+    parser.add_argument("--compare-kimg", type=float, default=16, help="of the rows that compare losses")
     parser.add_argument("--num", type=int, default=NUM, help="samples of each model")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of sampling")
     parser.add_argument("--seed", type=int, default=0)

@@ -30,9 +30,13 @@ def sample(
     """Draw images from a generator or a teacher.
 
     A generator makes them in one step, a teacher by Heun's method. Image i is a function of (seed, i). An npz holds
-    `images`, uint8 [N, C, H, W].
+    `images`, uint8 [N, C, H, W]; complex ones (MRI) are float32 [N, 2, H, W] there, and magnitudes in a folder.
     """
-    from rsd_fast.data import to_uint8, write_npz, write_png_folder
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from rsd_fast.data import magnitude, to_uint8, write_npz, write_png_folder
     from rsd_fast.loading import Sampler
 
     from .output import refuse_existing
@@ -43,11 +47,16 @@ def sample(
     device = resolve_device(device)
     with in_processes(device) as first, usage_errors():
         sampler = Sampler(path, device, steps=steps, truncate=truncate, precision=resolve_precision(precision, device))
-        images = (to_uint8(x) for x in counted(sampler.batches(num, seed, batch), num, "sample"))
+        drawn = counted(sampler.batches(num, seed, batch), num, "sample")
+        npz, is_complex = out.endswith(".npz"), sampler.config.observations.image_shape[0] == 2
+        if is_complex and npz:
+            images: Iterator[Tensor] = (x.float() for x in drawn)
+        else:
+            images = (to_uint8(magnitude(x) if is_complex else x) for x in drawn)
         if not first:
             for _ in images:
                 pass
-        elif out.endswith(".npz"):
+        elif npz:
             write_npz(out, images, count=num)
         else:
             write_png_folder(out, images)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from . import config as configs
-from . import networks, ops
-from .config import Distill, Pretrain, RunConfig
-from .corruptions import View
+from . import corruptions, networks, ops
+from .config import Distill, Observations, Pretrain, RunConfig
+from .corruptions import Fourier, View
 from .engine import distributed
 from .engine.checkpoint import Run, RunError, load_into, load_model
 from .methods.base import corruption_of, sample_teacher
@@ -205,6 +205,14 @@ def model_file(path: str | os.PathLike) -> Path:
     return Run(path).latest() / "model.safetensors"
 
 
+def _hidden(observations: Observations) -> str:
+    """What a network may not see of its images: `networks.Denoiser`."""
+    corruption = corruptions.parse(observations.corruption)
+    if not isinstance(corruption, Fourier):
+        return "pixels"
+    return "columns" if corruption.coils == 1 else "all"
+
+
 def build_denoiser(config: RunConfig) -> Denoiser:
     """A network with fresh weights, of the shapes and settings of a run. Raises ValueError on what does not fit."""
     network, observations = config.network, config.observations
@@ -232,4 +240,5 @@ def build_denoiser(config: RunConfig) -> Denoiser:
         dropout=network.dropout,
         sigma_data=network.sigma_data,
         condition_channels=channels if config.objective.conditional else 0,
+        hidden=_hidden(observations),
     )

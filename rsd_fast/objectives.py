@@ -3,17 +3,19 @@ r"""What a teacher minimises, and the fake score of distillation with it: one ob
     standard   weight ||D(y + sigma n, sigma) - y||^2                      (Karras et al. 2022; sigma_obs = 0)
     tweedie    weight ||h - y||^2,  x_t = y + sqrt(sigma^2 - sigma_obs^2) n,  sigma >= sigma_obs,
                h = (1 - r) D(x_t, sigma) + r x_t,  r = sigma_obs^2 / sigma^2    (Daras et al. 2024)
-    ambient    weight ||M (h - y)||^2,  D seeing M~ x_t and M~ alone            (Daras et al. 2023)
-    fourier    weight ||h - k||^2 on what P samples,  D seeing A~* s and P~ alone,  s = P~ (k + sqrt(..) n)
+    ambient    weight' ||M (h - y)||^2,  D seeing M~ x_t and M~ alone            (Daras et al. 2023)
+    fourier    weight' ||h - k||^2 on what P samples,  D seeing A~* s and P~ alone,  s = P~ (k + sqrt(..) n)
 
 At sigma_obs = 0 the second is the first, so one formula computes both; the name states what is expected of the data.
 
 In the last two, M~ and P~ (`DrawnCorruption.further`) leave less than was observed, afresh at every step, so that the
 denoiser must predict what it does not see. h is the estimate of what was observed, noise included: where the
-denoiser sees it, h = (1 - r) A D + r s, and elsewhere A D. In both the expected loss is least for D = E[x | what is
-seen], whatever the coils' maps and sigma_obs: what is sampled depends on the image in no way but through what is
-seen. For a single coil `fourier` is ||A* A (D - A* k)||^2, as published; for several that expression, which applies
-A* A to A* k once more, has another minimum.
+denoiser sees it, h = (1 - r) A D + r s, and elsewhere A D. weight' is weight(sigma) where the denoiser sees, and its
+limit for infinite sigma, 1 / sigma_data^2, where it does not: what is hidden is hidden at every sigma, and the
+published weight(sigma) on it, 250,000 at sigma = .002, drowns all else. In both the expected loss is least for
+D = E[x | what is seen], whatever the coils' maps and sigma_obs: what is sampled depends on the image in no way but
+through what is seen. For a single coil ||A D - k|| is ||A* A (D - A* k)||, as published; for several that expression,
+which applies A* A to A* k once more, has another minimum.
 """
 
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from .networks import Denoiser
 from .ops import edm
 
 IDENTITY = Identity()
+INFINITE = 1e4  # of sigma_data: c_skip below 1e-7, c_out and weight as in the limit, squares within float32
 NAMES = ("standard", "tweedie", "ambient", "fourier")
 KINDS = {"ambient": "mask", "fourier": "fourier"}  # of the operators they are for
 SIGMA_DISTRIBUTIONS = {
@@ -270,7 +273,7 @@ class Objective:
         else:
             loss = ops.denoising_loss(F, noised.x_t, y, sigma, sigma_obs, denoiser.sigma_data)
         if self.consistency:
-            D = ops.denoise(F, noised.x_t, sigma, denoiser.sigma_data)
+            D = denoiser.denoise(F, noised.x_t, sigma, noised.view.condition)
             loss = loss + self.consistency * self.consistency_loss(denoiser, D, noised, sigma, labels, **at)  # type: ignore[arg-type]
         return mass * loss, sigma
 
@@ -284,17 +287,13 @@ class Objective:
         sigma: Tensor,
         sigma_obs: Tensor | float,
     ) -> Tensor:
-        """`ambient`, [B]: where a pixel is seen, its own noise is in x_t (Tweedie); where it is hidden, it is not."""
+        """`ambient`, [B]: a pixel that is seen has its own noise in x_t (Tweedie); a hidden one has infinite noise."""
         assert isinstance(noised.view, MaskView)
-        kept = noised.view.kept
-        sd = denoiser.sigma_data
-        if self.masked_loss == "kept":
-            return ops.denoising_loss(F, noised.x_t, y, sigma, sigma_obs, sd, kept)
-        if not isinstance(sigma_obs, Tensor) and sigma_obs == 0:
-            return ops.denoising_loss(F, noised.x_t, y, sigma, 0.0, sd, draw.mask)
-        hidden = draw.mask - kept
+        kept, sd = noised.view.kept, denoiser.sigma_data
         seen = ops.denoising_loss(F, noised.x_t, y, sigma, sigma_obs, sd, kept)
-        return seen + ops.denoising_loss(F, noised.x_t, y, sigma, 0.0, sd, hidden)
+        if self.masked_loss == "kept":
+            return seen
+        return seen + ops.denoising_loss(F, noised.x_t, y, INFINITE * sd, 0.0, sd, draw.mask - kept)
 
     def consistency_loss(
         self,
@@ -355,11 +354,16 @@ def fourier_loss(
     sigma: Tensor,
     sigma_obs: Tensor | float,
 ) -> Tensor:
-    """`fourier`, [B]: on every sampled column, with Tweedie's correction on those the denoiser sees."""
-    D = ops.denoise(F, noised.x_t, sigma, denoiser.sigma_data)
-    AD = corruption.apply(D, draw)
+    """`fourier`, [B]: on every sampled column, with Tweedie's correction and weight(sigma) on those that are seen, and
+    with the weight of infinite noise, 1 / sigma_data^2, on those that are hidden: on all of several coils, whose maps
+    bring what is hidden into what is seen."""
+    AD = corruption.apply(denoiser.denoise(F, noised.x_t, sigma, noised.view.condition), draw)
     error = AD - k
     if isinstance(sigma_obs, Tensor) or sigma_obs > 0:
         share = (edm.per_sample(sigma_obs, k) / edm.per_sample(sigma, k)) ** 2
         error = error + share * (noised.state - noised.view.keep(AD))
-    return edm.loss_weight(sigma, denoiser.sigma_data) * (error**2).flatten(1).sum(1)
+    whole = (error**2).flatten(1).sum(1)
+    if denoiser.hidden == "all":
+        return whole / denoiser.sigma_data**2
+    seen = (noised.view.keep(error) ** 2).flatten(1).sum(1)
+    return edm.loss_weight(sigma, denoiser.sigma_data) * seen + (whole - seen) / denoiser.sigma_data**2

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from . import files
-from .data import to_uint8
+from .data import magnitude, to_uint8
 
 MIN_CELL = 56  # pixels; smaller images are enlarged by a whole factor, so that a person can see them
 
@@ -17,7 +17,7 @@ def to_rgb(images: Tensor) -> np.ndarray:
     """[N, C, H, W] in [-1, 1] -> [N, H, W, 3] uint8; one channel is shown grey, of complex images, of two channels, the
     magnitude, white at 1, of others the first three."""
     if images.shape[1] == 2:
-        images = 2 * images.float().norm(dim=1, keepdim=True) - 1
+        images = magnitude(images)
     if images.shape[1] != 3:
         images = images[:, :1].expand(-1, 3, -1, -1) if images.shape[1] < 3 else images[:, :3]
     return to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).contiguous().numpy()

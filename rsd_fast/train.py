@@ -10,7 +10,6 @@ import torch
 from rsd_fast import corruptions, files
 from rsd_fast.config import Distill, Observations, Pretrain, RunConfig
 from rsd_fast.corruptions import DrawnCorruption, NoiseLevels
-from rsd_fast.corruptions.fourier import to_channels
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.engine import Run, RunError, Trainer, distributed
@@ -19,6 +18,7 @@ from rsd_fast.loading import build_denoiser, load
 from rsd_fast.methods import DistillMethod, Method, PretrainMethod
 from rsd_fast.methods.base import PREVIEW_IMAGES
 from rsd_fast.networks import Denoiser, set_precision
+from rsd_fast.ops.fft import to_channels
 from rsd_fast.pictures import save_grid
 
 MASK_EXAMPLES, MAPS_EXAMPLES, SIGMA_EXAMPLES = 512, 32, 65536

@@ -308,6 +308,34 @@ def test_moved_observations_are_observations_of_moved_images():
     assert not corruptions.parse("fourier").symmetries
 
 
+# What is hidden
+
+
+@pytest.mark.parametrize("spec", ["random_mask:missing=0.5", "fourier:acceleration=2,acs_lines=2,real=1"])
+def test_what_is_hidden_is_preconditioned_as_at_infinite_noise(spec):
+    """D is that of EDM where all is seen, sigma_data F where nothing is, and reaches any image at any sigma."""
+    network = randomised(build_denoiser(pretrain_config(spec, 0.0)))
+    F, x = (torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    sigma = torch.tensor([0.002, 1.0, 80.0])
+    whole, nothing = torch.ones(3, 1, 8, 8), torch.zeros(3, 1, 8, 8)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(network.denoise(F, x, sigma, whole), ops.denoise(F, x, sigma), **close)
+    torch.testing.assert_close(network.denoise(F, 0 * x, sigma, nothing), 0.5 * F, **close)
+    operator = corruptions.parse(spec)
+    draw = operator.draw((1, 8, 8), torch.arange(3), 0)
+    view = operator.view(draw, (1, 8, 8))
+    seen = view.image(view.measure(x))
+    D = network(seen, sigma, condition=view.condition)
+    raw = network.raw(edm.c_in(edm.per_sample(sigma, x), 0.5) * seen, sigma, condition=view.condition)
+    torch.testing.assert_close(D, network.denoise(raw, seen, sigma, view.condition))
+    if operator.kind == "fourier":
+        return  # of real images half a frequency is seen where its mirror image is not sampled
+    # At the least sigma, what was seen stays and what was not is the network's to fill in.
+    stays = operator.apply(D - seen, draw).abs().amax((1, 2, 3))
+    moves = (D - seen).abs().amax((1, 2, 3))
+    assert stays[0] < 0.05 * moves[0]
+
+
 # Consistency
 
 

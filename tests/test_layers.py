@@ -26,6 +26,7 @@ ALLOWED = {
     "engine": {"methods", "corruptions", "config", "files", "pictures"},
     "loading": {"ops", "config", "corruptions", "networks", "methods", "engine", "sampling"},
     "train": {
+        "ops",
         "config",
         "corruptions",
         "data",

@@ -23,10 +23,12 @@ class Matrices:
     sigma_data = 0.5
     compute_dtype = torch.float64
     channels_last = False
+    hidden = "columns"
     input_options = {"sigma_data": 0.5, "dtype": torch.float64, "channels_last": False}  # noqa: RUF012
 
-    def __init__(self, masks: Tensor, shape: tuple[int, int, int]):
+    def __init__(self, masks: Tensor, shape: tuple[int, int, int], columns: bool):
         self.masks = masks  # [masks, K, H, W]: the conditions there can be
+        self.columns = columns
         size = masks[0, : shape[0]].numel()
         self.L = torch.zeros(len(masks), size, size, dtype=torch.float64)
 
@@ -35,14 +37,21 @@ class Matrices:
         assert same.any(1).all()
         return same.int().argmax(1)
 
-    def denoise(self, x: Tensor, condition: Tensor) -> Tensor:
+    def image(self, x: Tensor, condition: Tensor) -> Tensor:
         return torch.einsum("bij,bj->bi", self.L[self.which(condition)], x.flatten(1)).reshape(x.shape)
 
     def raw(self, net_input: Tensor, sigma: Tensor, labels: None = None, condition: Tensor | None = None) -> Tensor:
         assert condition is not None
         level = edm.per_sample(sigma.double(), net_input)
         x = net_input / edm.c_in(level, 0.5)
-        return (self.denoise(x, condition) - edm.c_skip(level, 0.5) * x) / edm.c_out(level, 0.5)
+        D = self.image(x, condition)
+        if self.columns:
+            return D
+        return torch.where(condition > 0, (D - edm.c_skip(level, 0.5) * x) / edm.c_out(level, 0.5), 2 * D)
+
+    def denoise(self, F: Tensor, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        assert self.columns  # of masked images the loss itself makes D of F
+        return F
 
 
 def matrix(operator: DrawnCorruption, shape: tuple[int, int, int], draw: Draw) -> Tensor:
@@ -88,7 +97,7 @@ def train(spec: str, shape: tuple[int, int, int], sigma_obs: float, **options) -
     condition = operator.view(kept, shape).condition
     assert condition is not None
     masks, which, counts = condition.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
-    denoiser = Matrices(masks.reshape(-1, *condition.shape[1:]), shape)
+    denoiser = Matrices(masks.reshape(-1, *condition.shape[1:]), shape, columns=operator.kind == "fourier")
 
     def gradient(L: Tensor) -> Tensor:
         denoiser.L = L.requires_grad_()

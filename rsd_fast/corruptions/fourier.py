@@ -14,32 +14,12 @@ import torch
 from torch import Tensor
 
 from rsd_fast import ops
+from rsd_fast.ops.fft import fft2c, ifft2c, to_channels, to_complex
 
 from .base import DrawnCorruption, register
 from .birdcage import birdcage
 from .draw import Bank, Draw
 from .view import View
-
-
-def fft2c(x: Tensor) -> Tensor:
-    """Centred orthonormal Fourier transform over the last two axes of complex x."""
-    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(x, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
-
-
-def ifft2c(k: Tensor) -> Tensor:
-    """Its inverse, which is its adjoint."""
-    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(k, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
-
-
-def to_complex(x: Tensor) -> Tensor:
-    """[B, 2n, H, W] of real and imaginary parts -> complex [B, n, H, W]."""
-    parts = x.reshape(len(x), -1, 2, *x.shape[2:])
-    return torch.complex(parts[:, :, 0], parts[:, :, 1])
-
-
-def to_channels(z: Tensor) -> Tensor:
-    """The inverse of `to_complex`."""
-    return torch.stack([z.real, z.imag], 2).flatten(1, 2)
 
 
 @register("fourier")
@@ -142,7 +122,7 @@ class Fourier(DrawnCorruption):
 
     def apply(self, x: Tensor, draw: Draw) -> Tensor:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        z = torch.complex(x, torch.zeros_like(x)) if self.real else to_complex(x)
+        z = to_complex(x)
         if draw.maps is not None:
             z = z * draw.maps.to(z.dtype)
         return to_channels(fft2c(z)).masked_fill(draw.mask == 0, 0)
@@ -152,7 +132,7 @@ class Fourier(DrawnCorruption):
         z = ifft2c(to_complex(y.masked_fill(draw.mask == 0, 0)))
         if draw.maps is not None:
             z = (z * draw.maps.to(z.dtype).conj()).sum(1, keepdim=True)
-        return z.real if self.real else to_channels(z)
+        return to_channels(z, self.channels)
 
     def view(self, draw: Draw, image_shape: tuple[int, int, int]) -> "FourierView":
         return FourierView(self, draw, image_shape)

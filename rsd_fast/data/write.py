@@ -29,6 +29,11 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def magnitude(images: Tensor) -> Tensor:
+    """Complex images [N, 2, H, W] as grey ones to look at, [N, 1, H, W]: black at magnitude 0, white at 1."""
+    return 2 * images.float().norm(dim=1, keepdim=True) - 1
+
+
 def write_npz(
     path: str | os.PathLike[str],
     images: Batch | Iterable[Batch],

@@ -112,17 +112,14 @@ class DistillMethod:
     ) -> Tensor:
         """The configured loss [B] from both networks' raw outputs at `noised`, of observations u without noise."""
         c, sigma_data = self.config.distillation, self.teacher.sigma_data
-        fourier = isinstance(self.corruption, Fourier)
-        if c.loss == "sid" and not fourier:
-            mask = draw.mask if draw is not None and self.config.objective.conditional else None
-            return ops.score_difference_loss(F_teacher, F_fake, noised.x_t, u, sigma, c.alpha, sigma_data, mask)
+        conditional = self.config.objective.conditional
+        if c.loss == "sid" and not conditional:
+            return ops.score_difference_loss(F_teacher, F_fake, noised.x_t, u, sigma, c.alpha, sigma_data)
         with torch.set_grad_enabled(c.loss == "sid"):
-            f = ops.denoise(F_teacher, noised.x_t, sigma, sigma_data)
-            g = ops.denoise(F_fake, noised.x_t, sigma, sigma_data)
-            if fourier:
-                assert isinstance(self.corruption, Fourier) and draw is not None
+            f, g = (self.teacher.denoise(F, noised.x_t, sigma, noised.view.condition) for F in (F_teacher, F_fake))
+            if isinstance(self.corruption, Fourier):
+                assert draw is not None
                 f, g = self.corruption.apply(f, draw), self.corruption.apply(g, draw)
-            conditional = self.config.objective.conditional
             d, r = (corruptions.observed(e, draw if conditional else None) for e in (f - g, f - u))
         if c.loss == "sid":
             return losses.sid(d, r, c.alpha)

@@ -32,13 +32,14 @@ def create(
     dropout: float = 0.0,
     sigma_data: float = 0.5,
     condition_channels: int = 0,
+    hidden: str = "pixels",
 ) -> Denoiser:
     """A denoiser of the named architecture with fresh weights (torch's global generator).
 
     image_size: height in pixels the levels are named for. attn_resolutions: those of image_size, stored by level.
     sigma_data: standard deviation of the clean images. condition_channels: further inputs, which say what of a masked
-    image was observed. Raises ValueError on an unknown name or settings that do not
-    fit together.
+    image was observed; hidden: what may be missing, "pixels", "columns" of k-space, or "all" of k-space from several
+    coils (see `Denoiser`). Raises ValueError on an unknown name or settings that do not fit together.
     """
     if name not in _ARCHITECTURES:
         raise ValueError(f"unknown network '{name}'; known: {', '.join(names())}")
@@ -56,7 +57,9 @@ def create(
         augment_dim=augment_dim,
         dropout=dropout,
     )
-    return Denoiser(model, sigma_data=sigma_data, label_dim=label_dim, condition_channels=condition_channels)
+    return Denoiser(
+        model, sigma_data=sigma_data, label_dim=label_dim, condition_channels=condition_channels, hidden=hidden
+    )
 
 
 def one_hot(labels: Tensor, label_dim: int) -> Tensor | None:

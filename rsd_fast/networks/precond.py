@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from rsd_fast import ops
-from rsd_fast.ops import edm
+from rsd_fast.ops import edm, fft
 
+HIDDEN = ("pixels", "columns", "all")
 BANKS = ("mask_bank", "maps_bank", "sigma_bank")
 
 
@@ -18,20 +19,34 @@ class Denoiser(nn.Module):
     else in float32. `channels_last` says that its weights are, and its inputs best come, in that memory format.
     `model` is F, so that its parameters carry the published names (`model.enc.32x32_conv.weight`).
 
-    Trained on masked images or undersampled k-space, F has condition_channels more inputs: what of x was observed. The
-    buffers `BANKS` hold examples of masks, coil maps and noise levels that came with the data, where they did.
+    Trained on masked images or undersampled k-space, F has condition_channels more inputs: what of x was observed. What
+    was not (`hidden`: "pixels"; "columns" of k-space; "all" of k-space from several coils, whose maps mix the two) is,
+    to c_out, at infinite noise, where it is sigma_data: with c_out of sigma, which goes to 0 with it, F would have to
+    grow as 1 / sigma there. The buffers `BANKS` hold examples of masks, coil maps and noise levels that came with the
+    data, where they did.
     """
 
     mask_bank: Tensor | None  # uint8, `corruptions.Draw.mask`
     maps_bank: Tensor | None  # float32 [N, 2 coils, H, W], `corruptions.Draw.maps` as real and imaginary parts
     sigma_bank: Tensor | None  # float32 [N]
 
-    def __init__(self, model: nn.Module, *, sigma_data: float = 0.5, label_dim: int = 0, condition_channels: int = 0):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        sigma_data: float = 0.5,
+        label_dim: int = 0,
+        condition_channels: int = 0,
+        hidden: str = "pixels",
+    ):
         super().__init__()
         self.model = model
         self.sigma_data = sigma_data
         self.label_dim = label_dim
         self.condition_channels = condition_channels
+        if hidden not in HIDDEN:
+            raise ValueError(f"hidden: expected one of {', '.join(HIDDEN)}, got '{hidden}'")
+        self.hidden = hidden
         for name in BANKS:
             self.register_buffer(name, None)
         self.compute_dtype = torch.float32
@@ -90,7 +105,22 @@ class Denoiser(nn.Module):
         sigma = sigma.to(x.device, edm.accumulation_dtype(x)).expand(len(x))
         net_input = edm.c_in(edm.per_sample(sigma, x), self.sigma_data) * x
         net_input = edm.laid_out(net_input, self.compute_dtype, self.channels_last)
-        return ops.denoise(self.raw(net_input, sigma, labels, augment_labels, condition), x, sigma, self.sigma_data)
+        return self.denoise(self.raw(net_input, sigma, labels, augment_labels, condition), x, sigma, condition)
+
+    def denoise(self, F: Tensor, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """D(x, sigma) of F's output: `ops.denoise` for what was observed, c_skip x + sigma_data F for what was not.
+
+        Differentiable in F and x. condition: as for `forward`.
+        """
+        if condition is None or not self.condition_channels:
+            return ops.denoise(F, x, sigma, self.sigma_data)
+        F = F.to(edm.accumulation_dtype(F))
+        if self.hidden == "pixels":
+            return torch.where(condition > 0, ops.denoise(F, x, sigma, self.sigma_data), self.sigma_data * F)
+        if self.hidden == "all":
+            return edm.c_skip(edm.per_sample(sigma, x), self.sigma_data) * x + self.sigma_data * F
+        seen = fft.to_channels(fft.ifft2c(fft.fft2c(fft.to_complex(F)) * condition[:, :1]), F.shape[1])
+        return ops.denoise(seen, x, sigma, self.sigma_data) + self.sigma_data * (F - seen)
 
 
 def set_precision(denoiser: Denoiser, precision: str) -> None:
