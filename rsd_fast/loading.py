@@ -207,7 +207,8 @@ def model_file(path: str | os.PathLike) -> Path:
 
 def _hidden(observations: Observations) -> str:
     """What a network may not see of its images: `networks.Denoiser`."""
-    corruption = corruptions.parse(observations.corruption)
+    with torch.device("cpu"):  # where a network is built on another, the operator's kernel need not be there
+        corruption = corruptions.parse(observations.corruption)
     if not isinstance(corruption, Fourier):
         return "pixels"
     return "columns" if corruption.coils == 1 else "all"

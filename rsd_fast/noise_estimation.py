@@ -38,7 +38,7 @@ MIN_GROUPS = 16  # that a candidate must have patches in
 MIN_SQUARES = 500  # from which alone sigma would have a standard error of 3.2 %
 
 RESAMPLES = 1000
-BIAS = 0.01  # of sigma, or
+BIAS = 0.015  # of sigma, or
 SMALL_PATCH_BIAS = 0.05  # where there are no 5x5 or 8x8 patches, or fewer than
 MANY_PATCHES = 2000
 TEXTURE = 0.01  # in sigma's units, which what is left of the image adds in quadrature: see estimate_sigma
@@ -65,7 +65,7 @@ class _Candidates(NamedTuple):
     energy: np.ndarray  # [G, K] sum of squares along the candidate's directions
     squares: np.ndarray  # [G, K] how many
     directions: np.ndarray  # [K] squares a patch
-    overlap: np.ndarray  # [K] patches that a pixel is in, about
+    overlap: np.ndarray  # [K] squares, about, that tell as much as one would if no patches overlapped
     clipped: float = 0.0  # share of the values
     bias: float = BIAS
 
@@ -74,7 +74,7 @@ class _Candidates(NamedTuple):
         total = self.squares.sum(0).clip(1)
         v = self.energy.sum(0) / total
         error = np.sqrt(((self.energy - v * self.squares) ** 2).sum(0)) / total
-        # too little where a few groups have most of the patches: noise alone has this, of squares as good as new
+        # too little where a few groups have most of the patches; so much comes of noise alone
         error = np.maximum(error, v * np.sqrt(2 * self.overlap / total))
         few = ((self.squares > 0).sum(0) < MIN_GROUPS) | (total < MIN_SQUARES)
         return np.where(few, np.inf, v), error
@@ -87,9 +87,20 @@ def estimate_sigma(
     max_images: int = 4096,
     seed: int = 0,
 ) -> NoiseEstimate:
-    """images: [N, C, H, W], uint8 (u stands for u / 127.5 - 1) or float. mask: [N, 1 or C, H, W], nonzero = observed.
+    """The standard deviation of white noise in observations, and its 95 % interval, in units of images in [-1, 1].
 
-    TODO
+    images: [N, C, H, W], uint8 (u stands for u / 127.5 - 1) or float. mask: [N, 1 or C, H, W], nonzero = observed:
+    patches with a pixel that is not are left out. max_images: that many are looked at, drawn by seed, which also
+    decides the patches and the bootstrap over images. All images share the level. Raises ValueError where nothing can
+    be measured: no wholly observed patch, too few patches or images, values that are not finite, 8-bit images clipped
+    nearly everywhere.
+
+    The interval is that of the bootstrap, widened by BIAS of sigma and, downwards, by the TEXTURE that may be left of
+    the image. Measured with five draws of noise each on crops of two photographs (32x32 and 64x64, colour and grey, as
+    they are, blurred and halved; 15 to 520 crops, or a whole one; sigma .05, .1, .2, .4; 340 estimates): the largest
+    error was 3.6 %, and 98 % of the intervals held the truth. Digits of 8x8 (1,797) and Fashion-MNIST (3,000) at .1 and
+    above: at most 1.3 %, but for one draw of 5.1 % on digits at .5, outside its interval. Of noise below .02 the
+    interval says little (at .01: 40 to 50 % of sigma).
     """
     _check(images, mask, max_images)
     rng = np.random.default_rng(seed)
@@ -215,7 +226,7 @@ def _candidates(
 def _draw_patches(
     values: np.ndarray, observed: np.ndarray | None, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """(wholly observed patches [P, C size size], their groups [P], how many of them a pixel is in)."""
+    """(wholly observed patches [P, C size size], their groups [P], the overlap of _Candidates)."""
     windows = sliding_window_view(values, (size, size), axis=(2, 3))  # [G, C, H', W', size, size]
     positions = (len(windows), *windows.shape[2:4])
     whole = None
@@ -226,7 +237,8 @@ def _draw_patches(
     drawn = np.arange(total) if total <= MAX_PATCHES else rng.choice(total, MAX_PATCHES, replace=False)
     group, row, column = np.unravel_index(drawn if whole is None else whole[drawn], positions)
     patches = windows[group, :, row, column].reshape(len(drawn), values.shape[1] * size * size)
-    return patches, group, max(1.0, len(drawn) * size**2 / (len(values) * values.shape[2] * values.shape[3]))
+    patches_a_pixel = len(drawn) * size**2 / (len(values) * values.shape[2] * values.shape[3])
+    return patches, group, max(1.0, patches_a_pixel / 2)  # half: two that overlap are not the same
 
 
 def _patch_candidates(patches: np.ndarray, groups: np.ndarray, folds: np.ndarray, overlap: float) -> _Candidates:

@@ -573,6 +573,23 @@ def test_estimated_maps_and_fully_sampled_volumes(tmp_path):
     torch.testing.assert_close(clean.norm(dim=1), x.norm(dim=1), rtol=0.05, atol=0.02)
 
 
+def test_the_noise_of_a_file_is_estimated_and_used(tmp_path, capsys):
+    path = tmp_path / "x.npz"
+    cli("corrupt", "--data", "digits", "--sigma-obs", 0.3, "--out", path)
+    code, out, error = run_in_process(capsys, "corrupt", "--estimate", path, "--json")
+    found = json.loads(out)
+    assert code == 0 and error == "" and found["low"] < 0.3 < found["high"] and abs(found["sigma"] - 0.3) < 0.015
+    code, out, error = run_in_process(capsys, "corrupt", "--estimate", path)
+    assert code == 0 and out == (
+        f"sigma_obs {found['sigma']:.4g}, 95 % interval {found['low']:.4g} to {found['high']:.4g}\n"
+    )
+    arguments = ["--data", path, "--sigma-obs", "estimate", "--out", tmp_path / "run", "--dry-run"]
+    code, out, error = run_in_process(capsys, "pretrain", *arguments)
+    config = json.loads(out)
+    assert config["observations"]["sigma_obs"] == round(found["sigma"], 4) and "95 % interval" in error
+    assert config["objective"]["name"] == "tweedie" and not (tmp_path / "run").exists()
+
+
 # Bad input
 
 
