@@ -57,14 +57,14 @@ class Row:
     pretrain: str = ""
     distill: str = ""
     teacher: str | None = None  # the row whose teacher is used; None: its own
-    distill_kimg: float = 48  # thousand images; a third of it tells three losses apart, twice where A hides much
+    distill_kimg: float = 48  # thousand images; a third of it tells three losses apart
 
 
 ROWS = {
     "noise-.2": Row("noise 0.2", "identity", 0.2),
     "noise-.4": Row("noise 0.4", "identity", 0.4),
     "blur": Row("blur", "gaussian_blur:size=5,std=1", 0.0),
-    "blur-noise": Row("blur, noise 0.1", "gaussian_blur:size=5,std=1", 0.1, distill_kimg=96),
+    "blur-noise": Row("blur, noise 0.1", "gaussian_blur:size=5,std=1", 0.1),
     "mask": Row("60 % of the pixels missing", "random_mask:missing=0.6", 0.0),
     "downsample": Row("2x2 times smaller", "downsample:factor=2", 0.0, distill_kimg=96),
     "fourier": Row("k-space, R = 4", "fourier:acceleration=4,acs_lines=2,real=1", 0.0, pretrain="--delta 0.5"),

@@ -45,8 +45,9 @@ def corrupt(estimate: str | None, as_json: bool, **given: Any) -> None:
     With --estimate SRC, SRC holds observations: prints the standard deviation of their noise and its 95 % interval.
     """
     if estimate is not None:
-        if given["data"] or given["out"] or given["preview"]:
-            raise click.UsageError("--estimate: only looks at observations; it goes without --data, --out, --preview")
+        others = [given[name] for name in ("data", "out", "preview", "sigma_obs", "clean_share")]
+        if any(others) or given["corruption"] != "identity":
+            raise click.UsageError("--estimate: only looks at observations; it goes without the other options")
         print_estimate(estimate, as_json)
         return
     if as_json:
@@ -100,6 +101,8 @@ def write_observations(
     if isinstance(sigma_obs, str):
         raise click.UsageError(f"--sigma-obs: expected a number or LEAST:GREATEST, got {sigma_obs}")
     least, greatest = sigma_obs if isinstance(sigma_obs, tuple) else (None, sigma_obs)
+    if (least is not None or clean_share) and not out.endswith(".npz"):
+        raise click.UsageError("--out: only an .npz says the noise level of each image")
     with usage_errors():
         operator = corruptions.parse(corruption)
         if out.endswith(".h5") != (operator.kind == "fourier"):
@@ -133,10 +136,9 @@ def write_observations(
         maps = drawn.maps if bank is None or bank.maps is None else bank.maps  # type: ignore[union-attr]
         if isinstance(maps, Tensor):
             maps = maps.cpu().numpy()
-        write_h5(out, observations, count=count, mask=mask, maps=maps)
+        rss = together(lambda index: dataset.clean(index, place).norm(dim=1))
+        write_h5(out, observations, count=count, mask=mask, maps=maps, reconstruction_rss=rss)
     else:
-        if sigma is not None:
-            raise click.UsageError("--out: a folder cannot say the noise level of each image; write an .npz")
         labels = None if source.labels is None else source.labels.tolist()
         write_png_folder(out, (to_uint8(y) for y in observations), labels, masks=mask)
     if preview:

@@ -11,8 +11,9 @@ import click
 
 from rsd_fast import corruptions, objectives, presets
 from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, RunConfig, Training
-from rsd_fast.corruptions import BoxMask, Corruption
+from rsd_fast.corruptions import BoxMask, Corruption, Fourier
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
+from rsd_fast.data.array import to_pixels
 from rsd_fast.engine import Run, RunError, distributed
 from rsd_fast.loading import build_denoiser, load, model_file
 from rsd_fast.objectives import Objective
@@ -134,8 +135,9 @@ def resolve_observations(options: Options) -> tuple[Observations, ImageArray, Co
         raise ValueError(f"sigma_obs: '{level}' is for observations; with --simulate say how much noise to add")
     if least is not None and not simulate:
         raise ValueError("sigma_obs: of observations each level must be known; give `sigma_obs` in the npz, and 'data'")
-    # Before the noise is known, floats may be anything.
-    source = open_source(options["data"], observations=not simulate, sigma_obs_max=float("inf") if named else level)
+    # Before the noise is estimated, floats may be anything; levels in the data are counted in by themselves.
+    most = float("inf") if level == "estimate" else 0.0 if named else level
+    source = open_source(options["data"], observations=not simulate, sigma_obs_max=most)
     if not simulate and level != "data" and source.sigma is not None:
         raise DataError(f"{options['data']}: holds sigma_obs, the noise of each image; use --sigma-obs data")
     if level == "data":
@@ -144,6 +146,7 @@ def resolve_observations(options: Options) -> tuple[Observations, ImageArray, Co
         least, level = float(source.sigma.min()), float(source.sigma.max())
     elif level == "estimate":
         level = estimated(source, options["data"])
+        to_pixels(source.images, str(options["data"]), 1 + 10 * level)  # for its error
     dataset = ObservedDataset(source, corruption=corruption, sigma_obs=level, seed=seed, simulate=simulate)
     corruption = dataset.corruption
     observations = Observations(
@@ -276,14 +279,11 @@ def resumed(run: Run, kind: type, options: Options) -> Any:
     observations = config.observations
     if options.get("corruption"):
         with usage_errors():
-            options["corruption"] = corruptions.parse(options["corruption"]).spec
-    level = options.get("sigma_obs")
-    if isinstance(level, tuple):
-        options["sigma_obs_min"], options["sigma_obs"] = level
-    elif level == "data":
-        options["sigma_obs_in_data"], options["sigma_obs"] = True, None
-    elif level == "estimate":
-        options["sigma_obs"] = None  # it was, when the run was started
+            parsed, saved = (corruptions.parse(spec) for spec in (options["corruption"], observations.corruption))
+        if isinstance(parsed, Fourier) and isinstance(saved, Fourier) and parsed.coils == 1:
+            parsed = corruptions.parse(parsed.spec.replace("coils=1", f"coils={saved.coils}"))  # the data's, perhaps
+        options["corruption"] = parsed.spec
+    refuse_other_noise(run, observations, options.pop("sigma_obs", None))
     if options.get("augment"):
         shape = observations.observation_shape
         with usage_errors():
@@ -307,6 +307,17 @@ def resumed(run: Run, kind: type, options: Options) -> Any:
         result = dataclasses.replace(config, **replaced)
     resolve_precision(result.training.precision, resolve_device(result.training.device))  # are they still to be had?
     return result
+
+
+def refuse_other_noise(run: Run, observations: Observations, given: Any) -> None:
+    """Usage error where --sigma-obs is given and is not what the run was started with."""
+    if given in (None, "estimate"):  # an estimate was made when the run was started
+        return
+    least, greatest, in_data = observations.sigma_obs_min, observations.sigma_obs, observations.sigma_obs_in_data
+    saved = "data" if in_data else greatest if least is None else (least, greatest)
+    if given != saved:
+        shown = f"{least:g}:{greatest:g}" if isinstance(saved, tuple) else saved
+        raise changed(run, "sigma_obs", shown)
 
 
 def refuse_changes(run: Run, config: Any, options: Options) -> None:

@@ -50,7 +50,7 @@ def sample(
         drawn = counted(sampler.batches(num, seed, batch), num, "sample")
         npz, is_complex = out.endswith(".npz"), sampler.config.observations.image_shape[0] == 2
         if is_complex and npz:
-            images: Iterator[Tensor] = (x.float() for x in drawn)
+            images: Iterator[Tensor] = (x.float().clamp(-1, 1) for x in drawn)
         else:
             images = (to_uint8(magnitude(x) if is_complex else x) for x in drawn)
         if not first:

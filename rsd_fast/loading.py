@@ -33,7 +33,7 @@ class Generator(nn.Module):
         self.sigma_init = config.distillation.sigma_init
         self.image_shape = config.observations.image_shape
         self.label_dim = denoiser.label_dim
-        self.corruption = corruption_of(config.observations, denoiser)
+        self.corruption = corruption_of(config.observations, denoiser) if config.objective.conditional else None
 
     def forward(self, latents: Tensor, labels: Tensor | None = None, view: View | None = None) -> Tensor:
         """latents [B, C, H, W], labels [B, label_dim] one-hot or None -> images [B, C, H, W], about [-1, 1].
@@ -158,7 +158,8 @@ class Sampler:
             what = "a one-step generator" if self.one_step else "a teacher of observations without noise"
             raise ValueError(f"truncate: {path} holds {what}; there is nothing to truncate")
         self.shape = observations.image_shape if self.one_step else observations.observation_shape
-        self.corruption = corruption_of(observations, self.denoiser)
+        conditional = self.config.objective.conditional  # else A, perhaps somebody else's, is not needed
+        self.corruption = corruption_of(observations, self.denoiser) if conditional else None
 
     @torch.no_grad()
     def draw(self, index: Tensor, seed: int) -> Tensor:
@@ -211,7 +212,7 @@ def _hidden(observations: Observations) -> str:
         corruption = corruptions.parse(observations.corruption)
     if not isinstance(corruption, Fourier):
         return "pixels"
-    return "columns" if corruption.coils == 1 else "all"
+    return "columns" if corruption.coils == 1 and not corruption.real else "all"  # where A* A is a projection
 
 
 def build_denoiser(config: RunConfig) -> Denoiser:
@@ -241,5 +242,5 @@ def build_denoiser(config: RunConfig) -> Denoiser:
         dropout=network.dropout,
         sigma_data=network.sigma_data,
         condition_channels=channels if config.objective.conditional else 0,
-        hidden=_hidden(observations),
+        hidden=_hidden(observations) if config.objective.conditional else "pixels",
     )

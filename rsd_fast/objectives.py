@@ -67,6 +67,13 @@ def resolve(
         raise ValueError(f"objective '{name}' would learn k-space as if it were an image; use 'fourier'")
     if name == "ambient":
         _check_mask(corruption, image_shape)
+    if isinstance(corruption, Fourier) and corruption.coils == 1:
+        width = image_shape[2]
+        if corruption.acs_lines < width and corruption.acs_lines >= width / corruption.acceleration:
+            raise ValueError(
+                f"objective 'fourier': acs_lines {corruption.acs_lines} are all that acceleration "
+                f"{corruption.acceleration:g} samples of {width} columns, so that nothing shows what is in the others"
+            )
     if isinstance(corruption, Fourier) and corruption.pattern == "equispaced" and corruption.coils == 1:
         raise ValueError(
             "objective 'fourier': what lies between equispaced columns is never observed together with them, so that "
@@ -102,8 +109,8 @@ class Objective:
     """Denoising score matching with ln sigma ~ N(p_mean, p_std^2), restricted to sigma >= sigma_obs.
 
     sigma_distribution: "truncated" draws only such sigma and weighs the loss by their share; "clamped" raises lower
-    draws to sigma_obs, where loss and gradient are exactly zero (published code): the same expected gradient, at
-    1 / share times the cost.
+    draws to sigma_obs, where `tweedie`'s loss and gradient are exactly zero (published code): the same expected
+    gradient, at 1 / share times the cost.
     delta: `ambient` and `fourier`: probability that an observed pixel or column is hidden from the denoiser.
     masked_loss: `ambient`: the pixels in the loss, all "observed" ones, or "kept", those the denoiser sees, alone.
     consistency: weight of the consistency term, 0 for none (`consistency_loss`); consistency_steps of the sampler, and
@@ -341,7 +348,11 @@ class Objective:
                     level = lower
                 means.append(image)
         error = D - torch.stack(means).mean(0)
-        return weight * (error**2).flatten(1).sum(1)
+        whole = (error**2).flatten(1).sum(1)
+        if self.name == "fourier":  # weights as in the losses
+            return whole / denoiser.sigma_data**2
+        seen = (view.keep(error) ** 2).flatten(1).sum(1)
+        return weight * seen + (whole - seen) / denoiser.sigma_data**2
 
 
 def fourier_loss(
@@ -355,8 +366,8 @@ def fourier_loss(
     sigma_obs: Tensor | float,
 ) -> Tensor:
     """`fourier`, [B]: on every sampled column, with Tweedie's correction and weight(sigma) on those that are seen, and
-    with the weight of infinite noise, 1 / sigma_data^2, on those that are hidden: on all of several coils, whose maps
-    bring what is hidden into what is seen."""
+    with the weight of infinite noise, 1 / sigma_data^2, on those that are hidden: on all where A* A is no projection
+    (coils' maps, or real images, of which a column shows half where its mirror image is not sampled)."""
     AD = corruption.apply(denoiser.denoise(F, noised.x_t, sigma, noised.view.condition), draw)
     error = AD - k
     if isinstance(sigma_obs, Tensor) or sigma_obs > 0:

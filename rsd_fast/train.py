@@ -110,7 +110,7 @@ def keep_examples(network: Denoiser, dataset: ObservedDataset) -> None:
         network.mask_bank = None if mask is None else torch.from_numpy(mask)
         network.maps_bank = None if maps is None else to_channels(torch.from_numpy(maps))
     if dataset.levels.bank is not None:
-        network.sigma_bank = torch.from_numpy(dataset.levels.bank[:SIGMA_EXAMPLES].copy())
+        network.sigma_bank = torch.from_numpy(dataset.levels.bank[:: len(dataset) // SIGMA_EXAMPLES + 1].copy())
 
 
 def _train(

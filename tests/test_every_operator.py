@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rsd_fast import corruptions, objectives, ops
+from rsd_fast import corruptions, networks, objectives, ops
 from rsd_fast.config import Distillation, Observations
 from rsd_fast.corruptions import ALL_SYMMETRIES, HFLIP, NoiseLevels, Observation
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source, write_h5, write_npz
 from rsd_fast.data.augment import augment
 from rsd_fast.data.order import ShuffledObservations
-from rsd_fast.loading import Generator, build_denoiser
+from rsd_fast.loading import Generator, _hidden, build_denoiser
 from rsd_fast.methods import Batch, DistillMethod, PretrainMethod, losses
 from rsd_fast.methods.base import sample_teacher
 from rsd_fast.objectives import Objective, resolve
@@ -253,7 +253,7 @@ def test_what_is_not_observed_of_a_simulated_image_changes_no_loss(spec):
 
 
 def test_noisy_observations_never_reach_a_network_without_their_noise(monkeypatch):
-    """What the objective gets holds noise of sigma_obs, whichever way it is moved; the clean image is nowhere."""
+    """What the loss and the network get holds noise of sigma_obs, whichever way it is moved; no clean image does."""
     images = np.random.default_rng(0).integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)
     source = ImageArray(images=images, name="x")
     dataset = ObservedDataset(source, corruption=corruptions.Identity(), sigma_obs=0.4, seed=0, simulate=True)
@@ -264,6 +264,20 @@ def test_noisy_observations_never_reach_a_network_without_their_noise(monkeypatc
     moved = augment(Observation(clean), tuple(ALL_SYMMETRIES), seed=0, sample=sample).y
     noise = (y - moved) / 0.4
     assert (noise != 0).all() and abs(noise.std() - 1) < 0.05 and noise.abs().mean() > 0.7
+    reached, denoising_loss = [], ops.denoising_loss
+
+    def spy(F, x_t, y, sigma, sigma_obs, sigma_data):
+        reached.append((x_t, y, sigma))
+        return denoising_loss(F, x_t, y, sigma, sigma_obs, sigma_data)
+
+    monkeypatch.setattr(ops, "denoising_loss", spy)
+    config = tiny.pretrain(observations=tiny.observations(sigma_obs=0.4))
+    method = PretrainMethod(config, randomised(build_denoiser(config)))
+    method.loss(method.phases[0], Batch(sample=sample, step=1, observation=data(sample)[0], labels=-torch.ones(64)))
+    ((x_t, target, sigma),) = reached
+    assert torch.equal(target, y) and (sigma >= 0.4).all()
+    whitened = (x_t - moved) / edm.per_sample(sigma, x_t)
+    assert abs(whitened.std() - 1) < 0.05
     again = data(sample + 64 * 5)[0].y  # another epoch: the same observations, another order, moved otherwise
     assert sorted(y.sum((1, 2, 3)).tolist()) == pytest.approx(sorted(again.sum((1, 2, 3)).tolist()), abs=1e-4)
 
@@ -296,7 +310,6 @@ def test_moved_observations_are_observations_of_moved_images():
         "motion_blur:size=5,angle=20",
         "downsample:factor=3",
         "compose:motion_blur:size=5,angle=90+downsample:factor=2",
-        "box_mask:size=4,place=center",
     ):
         operator = corruptions.parse(spec)
         index = torch.zeros(2, dtype=torch.int64)
@@ -311,29 +324,48 @@ def test_moved_observations_are_observations_of_moved_images():
 # What is hidden
 
 
-@pytest.mark.parametrize("spec", ["random_mask:missing=0.5", "fourier:acceleration=2,acs_lines=2,real=1"])
-def test_what_is_hidden_is_preconditioned_as_at_infinite_noise(spec):
+HIDDEN = {
+    "pixels": "random_mask:missing=0.5",
+    "columns": "fourier:acceleration=2,acs_lines=2",
+    "all": "fourier:acceleration=2,acs_lines=2,coils=3",
+}
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_what_is_hidden_is_preconditioned_as_at_infinite_noise(hidden):
     """D is that of EDM where all is seen, sigma_data F where nothing is, and reaches any image at any sigma."""
-    network = randomised(build_denoiser(pretrain_config(spec, 0.0)))
-    F, x = (torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    size = {"image_size": 8, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": ()}
+    network = networks.create("ddpmpp", in_channels=2, out_channels=2, condition_channels=2, hidden=hidden, **size)
+    randomised(network)
+    F, x = (torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2))
     sigma = torch.tensor([0.002, 1.0, 80.0])
-    whole, nothing = torch.ones(3, 1, 8, 8), torch.zeros(3, 1, 8, 8)
+    whole, nothing = torch.ones(3, 2, 8, 8), torch.zeros(3, 2, 8, 8)
     close = {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(network.denoise(F, x, sigma, whole), ops.denoise(F, x, sigma), **close)
+    skipped = edm.c_skip(edm.per_sample(sigma, x), 0.5) * x + 0.5 * F
+    expected = skipped if hidden == "all" else ops.denoise(F, x, sigma)
+    torch.testing.assert_close(network.denoise(F, x, sigma, whole), expected, **close)
     torch.testing.assert_close(network.denoise(F, 0 * x, sigma, nothing), 0.5 * F, **close)
-    operator = corruptions.parse(spec)
-    draw = operator.draw((1, 8, 8), torch.arange(3), 0)
-    view = operator.view(draw, (1, 8, 8))
+    operator = corruptions.parse(HIDDEN[hidden])
+    draw = operator.draw((2, 8, 8), torch.arange(3), 0)
+    view = operator.view(draw, (2, 8, 8))
     seen = view.image(view.measure(x))
     D = network(seen, sigma, condition=view.condition)
     raw = network.raw(edm.c_in(edm.per_sample(sigma, x), 0.5) * seen, sigma, condition=view.condition)
     torch.testing.assert_close(D, network.denoise(raw, seen, sigma, view.condition))
-    if operator.kind == "fourier":
-        return  # of real images half a frequency is seen where its mirror image is not sampled
-    # At the least sigma, what was seen stays and what was not is the network's to fill in.
-    stays = operator.apply(D - seen, draw).abs().amax((1, 2, 3))
-    moves = (D - seen).abs().amax((1, 2, 3))
-    assert stays[0] < 0.05 * moves[0]
+    if hidden != "all":  # at the least sigma, what was seen stays and what was not is the network's to fill in
+        change = network.denoise(F, seen, sigma, view.condition) - seen
+        stays, moves = (e.abs().amax((1, 2, 3)) for e in (operator.apply(change, draw), change))
+        assert stays[0] < 0.05 * moves[0]
+
+
+def test_networks_take_what_the_operator_hides():
+    for spec, hidden in (
+        ("random_mask", "pixels"),
+        ("fourier:acs_lines=2", "columns"),
+        ("fourier:acs_lines=2,real=1", "all"),
+        ("fourier:acs_lines=2,coils=2", "all"),
+    ):
+        assert _hidden(tiny.observations(corruption=spec)) == hidden
 
 
 # Consistency
@@ -418,7 +450,8 @@ NO_SENSE = [
     ("tweedie", 0.1, "fourier", "as if it were an image"),
     ("ambient", 0.0, "box_mask:size=2,place=center", "every image lacks the same pixels"),
     ("auto", 0.0, "box_mask:size=4", "at most a third"),
-    ("fourier", 0.0, "fourier:pattern=equispaced", "single coil"),
+    ("fourier", 0.0, "fourier:acceleration=2,acs_lines=2,pattern=equispaced", "single coil"),
+    ("fourier", 0.0, "fourier:acceleration=4,acs_lines=2", "nothing shows what is in the others"),
 ]
 
 
@@ -434,6 +467,7 @@ def test_combinations_without_sense_are_refused_with_the_reason(name, sigma_obs,
 def test_masks_come_with_pictures_or_in_their_alpha_channel(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
     mask = np.random.default_rng(1).integers(0, 2, (5, 8, 8), dtype=np.uint8)
+    mask[1] = 1 - mask[0]  # each pixel is seen somewhere
     beside, alpha = tmp_path / "beside", tmp_path / "alpha"
     beside.mkdir()
     alpha.mkdir()
@@ -542,6 +576,25 @@ def test_from_files_as_corrupt_writes_them(kind, tmp_path):
         torch.testing.assert_close(from_file.y, expected.y, rtol=0, atol=0)
         if expected.draw is not None:
             assert torch.equal(from_file.draw.mask, expected.draw.mask)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_by_the_command_that_started_it(tmp_path):
+    """Also where the coils' number and the levels' range come from the data; another noise is refused by its option."""
+    pytest.importorskip("h5py", reason="needs h5py")
+    spec = "fourier:acceleration=2,acs_lines=2,real=1"
+    cli("corrupt", "--data", "digits", "--corruption", f"{spec},coils=3", "--out", tmp_path / "x.h5")
+    command = ["pretrain", "--data", tmp_path / "x.h5", "--corruption", spec, "--sigma-obs", "0", *NETWORK, *SHORT]
+    command += ["--out", tmp_path / "mri", "--resume-or-start"]
+    cli(*command)
+    cli(*command)
+    cli(*command, "--corruption", "fourier:acceleration=3,acs_lines=2,real=1", code=2)
+    command = ["pretrain", "--data", "digits", "--simulate", "--sigma-obs", "0.1:0.3", "--augment", "all", *NETWORK]
+    command += [*SHORT, "--out", tmp_path / "range", "--resume-or-start"]
+    cli(*command)
+    cli(*command)
+    done = cli(*command, "--sigma-obs", "0.3", code=2)
+    assert "--sigma-obs: " in done.stderr and "started with 0.1:0.3" in done.stderr
 
 
 @pytest.mark.slow
@@ -674,6 +727,27 @@ def test_bad_observations_are_named(case, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_masks_from_which_nothing_can_be_learned_are_refused():
+    images = np.zeros((4, 3, 8, 8), np.uint8)
+    eye = np.eye(8, dtype=np.uint8)[None].repeat(4, 0)
+    coloured = np.stack([np.ones_like(eye), np.ones_like(eye), np.stack([eye[0], *(1 - eye[1:])])], 1)
+    share = 1 - coloured.mean()
+    for mask, spec, message in (
+        (np.zeros((4, 1, 8, 8), np.uint8) + eye[:, None], "random_mask:missing=0.875", "missing in every image"),
+        (np.ones((4, 1, 8, 8), np.uint8), "box_mask:size=2", "not one square of 2 pixels"),
+        (coloured, f"random_mask:missing={share}", "say shared=0"),
+    ):
+        source = ImageArray(images=images, mask=mask, name="x")
+        with pytest.raises(DataError, match=message):
+            ObservedDataset(source, corruption=corruptions.parse(spec), sigma_obs=0.0, seed=0, simulate=False)
+
+
+def test_masks_alike_in_all_channels_are_one(tmp_path):
+    mask = np.random.default_rng(0).integers(0, 2, (8, 1, 8, 8)).astype(np.uint8).repeat(3, 1)
+    np.savez(tmp_path / "x.npz", images=np.zeros((8, 3, 8, 8), np.uint8), mask=mask)
+    assert open_source(tmp_path / "x.npz").mask.shape == (8, 1, 8, 8)
+
+
 BAD_OPTIONS = {
     ("--corruption", "downsample:factor=3"): "factor 3 does not divide 8x8",
     ("--corruption", "motion_blur:size=4"): "odd",
@@ -707,7 +781,8 @@ def test_bad_places_for_observations_are_usage_errors(tmp_path, capsys):
     for options, message in (
         (["--corruption", "fourier:acceleration=2,acs_lines=2,real=1", "--out", tmp_path / "x.npz"], "an .h5 file"),
         (["--out", tmp_path / "x.h5"], "an .npz file or a folder"),
-        (["--sigma-obs", "0.1:0.2", "--out", tmp_path / "x"], "write an .npz"),
+        (["--sigma-obs", "0.1:0.2", "--out", tmp_path / "x"], "only an .npz says"),
+        (["--clean-share", "0.1", "--out", tmp_path / "x.h5"], "only an .npz says"),
         (["--sigma-obs", "estimate", "--out", tmp_path / "x"], "--sigma-obs"),
         (["--estimate", "digits", "--out", tmp_path / "x"], "--estimate"),
         (["--json", "--out", tmp_path / "x"], "--json"),

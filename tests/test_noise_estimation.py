@@ -58,7 +58,7 @@ def test_photographs(photograph, channels, side, sigma):
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("operator", ["blur", "downsample"])
 def test_noise_over_corrupted_photographs(operator, channels, sigma):
-    check(noisy(crops("china", channels, 32, operator), sigma), sigma)
+    check(noisy(crops("both", channels, 32, operator), sigma), sigma)
 
 
 def test_digits():

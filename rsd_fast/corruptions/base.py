@@ -133,7 +133,10 @@ class DrawnCorruption(Corruption):
         return self.transpose(y, self.draw(self.image_shape(_shape(y)), index, seed))  # type: ignore[arg-type]
 
     def latent_view(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> View:
-        """Through which a generator sees its latents number index [B]: as much as a teacher does in training."""
+        """Through which a generator sees its latents number index [B]: as much as a teacher does in training.
+
+        Of several coils it sees them as through one: latents need no maps, which sampling would have to have.
+        """
         seed = (seed + LATENT_SEED) % 2**64  # apart from the draws that observe its images
         draw = self.draw(image_shape, index, seed)
         kept = self.further(Draw(mask=draw.mask), delta, seed=seed, sample=index, step=0)
@@ -150,6 +153,7 @@ def _shape(x: Tensor) -> tuple[int, int, int]:
 
 _Operator = TypeVar("_Operator", bound=type[Corruption])
 _REGISTRY: dict[str, type[Corruption]] = {}
+_BY_MODULE: dict[str, type[Corruption]] = {}  # the same by module.name: two modules may use one name
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -165,6 +169,7 @@ def register(name: str) -> Callable[[_Operator], _Operator]:
             raise ValueError(f"corruption '{name}': the name is taken by {_REGISTRY[name].__module__}")
         cls.name = name
         _REGISTRY[name] = cls
+        _BY_MODULE[f"{cls.__module__}.{name}"] = cls
         return cls
 
     return add
@@ -189,7 +194,7 @@ def parse(spec: str) -> Corruption:
         _import(module)
     if name not in _REGISTRY:
         raise ValueError(f"unknown corruption '{full_name}'; known: {', '.join(names())}")
-    corruption = _REGISTRY[name].from_arguments(arguments)
+    corruption = _BY_MODULE.get(full_name, _REGISTRY[name]).from_arguments(arguments)
     if module:
         corruption.spec = f"{module}.{corruption.spec}"
     return corruption

@@ -106,7 +106,7 @@ class Fourier(DrawnCorruption):
             column = torch.arange(width + 1, device=u.device) / distance - u
             mask = column[:, 1:].floor() > column[:, :-1].floor()
         mask = mask | self._acs(width, index.device)
-        maps = None if self.coils == 1 else _birdcage(self.coils, height, width).to(index.device)
+        maps = None if self.coils == 1 else _birdcage(self.coils, height, width, index.device)
         return Draw(mask=mask[:, None, None].to(torch.uint8), maps=maps)
 
     def _acs(self, width: int, device: torch.device) -> Tensor:
@@ -161,5 +161,5 @@ class FourierView(View):
 
 
 @lru_cache(maxsize=4)
-def _birdcage(coils: int, height: int, width: int) -> Tensor:
-    return torch.from_numpy(birdcage(coils, height, width))[None]
+def _birdcage(coils: int, height: int, width: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(birdcage(coils, height, width))[None].to(device)

@@ -75,6 +75,8 @@ class BoxMask(Mask):
             raise ValueError(f"place expects random or center, got '{place}'")
         self.size, self.place = size, place
         self.random = place == "random"
+        if not self.random:  # a middle between two pixels is on neither side's
+            self.symmetries = frozenset()
         self.spec = f"{self.name}:size={size},place={place}"
 
     def observation_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -88,7 +90,7 @@ class BoxMask(Mask):
         free = height - self.size + 1, width - self.size + 1
         if self.random:
             u = ops.uniform((len(index), 2), seed, index, 0, ops.Stream.OBSERVATION_MASK)
-            top, left = (u * torch.tensor(free, device=u.device)).long().unbind(1)
+            top, left = ((u[:, axis] * free[axis]).long() for axis in range(2))
         else:
             top, left = (torch.full_like(index, (n - 1) // 2) for n in free)
         return Draw(mask=1 - self._box(top, left, height, width))
@@ -106,7 +108,7 @@ class BoxMask(Mask):
         """A second box, anywhere apart from what is missing already, always (delta does not matter).
 
         Single pixels would give the first box away, and of what is never observed given M~ nothing can be learned.
-        Raises ValueError where no such place is left.
+        Where no such place is left (`leaves_room`) it overlaps.
         """
         height, width = draw.mask.shape[2:]
         missing = (draw.mask == 0).any(1).float()

@@ -124,7 +124,12 @@ def to_mask(mask: np.ndarray, images: np.ndarray, where: str) -> np.ndarray:
         raise DataError(f"{where}: mask of shape {shape} for images of {list(images.shape)}; one an image, of its size")
     if mask.shape[1] not in (1, images.shape[1]):
         raise DataError(f"{where}: mask of shape {shape} for images of {images.shape[1]} channels; 1 or as many")
-    return to_zero_one(mask, where)
+    return together(to_zero_one(mask, where))
+
+
+def together(mask: np.ndarray) -> np.ndarray:
+    """A mask [N, C, H, W] with one channel for all, where they are alike."""
+    return mask[:, :1] if mask.shape[1] > 1 and (mask == mask[:, :1]).all() else mask
 
 
 def to_zero_one(mask: np.ndarray, where: str) -> np.ndarray:

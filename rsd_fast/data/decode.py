@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from .array import to_zero_one
+from .array import to_zero_one, together
 from .errors import DataError, first_line
 
 # Stubs that decode nothing, and vector formats that call an outside program or the operating system.
@@ -129,10 +129,10 @@ def read_images(
     read, _ = read_images(masks, [], load, where)
     for name, image in zip(masks, read, strict=True):
         if image.shape[0] not in (1, channels) or image.shape[1:] != (height, width):
-            raise DataError(
-                f"{where}/{name}: a mask of {image.shape[2]}x{image.shape[1]} for images of {width}x{height}"
-            )
-    return images, np.stack([to_zero_one(image, f"{where}/{name}") for name, image in zip(masks, read, strict=True)])
+            found = f"{image.shape[2]}x{image.shape[1]}, {image.shape[0]} channels"
+            raise DataError(f"{where}/{name}: a mask of {found}, for images of {width}x{height}, {channels} channels")
+    alone = [to_zero_one(image, f"{where}/{name}") for name, image in zip(masks, read, strict=True)]
+    return images, together(np.stack(alone))
 
 
 def _pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:

@@ -7,12 +7,22 @@ noise are drawn from counter-based streams by the image's index, and no drawn nu
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from rsd_fast import corruptions
-from rsd_fast.corruptions import Bank, Corruption, Draw, DrawnCorruption, NoiseLevels, Observation
+from rsd_fast.corruptions import (
+    Bank,
+    BoxMask,
+    Corruption,
+    Draw,
+    DrawnCorruption,
+    NoiseLevels,
+    Observation,
+    RandomMask,
+)
 
 from .array import ImageArray
 from .coils import cached_maps
@@ -162,16 +172,37 @@ def _bound(corruption: Corruption, source: ImageArray, simulate: bool) -> Corrup
                 raise DataError(
                     f"{name}: maps can be estimated but for a phase, which makes real images complex; real=0"
                 )
-            maps = cached_maps(source.images, corruption.acs_lines)  # type: ignore[attr-defined]
+            if corruption.coils not in (1, coils):  # type: ignore[attr-defined]
+                raise DataError(f"{name}: k-space of {coils} coils, but '{corruption}' says another number")
+            try:
+                maps = cached_maps(source.images, corruption.acs_lines)  # type: ignore[attr-defined]
+            except ValueError as error:
+                raise DataError(f"{name}: {error}") from None
         if simulate:
             mask = None
     elif mask is None and not simulate:
         raise DataError(f"{name}: observations of '{corruption}' need their masks, and none came with them")
     elif mask is not None and not simulate:
         _check_share(corruption, 1 - float(mask.mean()), mask.size, name)
+    if mask is not None:
+        _check_masks(corruption, mask, maps, name)
     if mask is None and maps is None:
         return corruption
     return corruption.bound(Bank(mask=mask, maps=maps))
+
+
+def _check_masks(corruption: DrawnCorruption, mask: np.ndarray, maps: np.ndarray | None, name: str) -> None:
+    """DataError for masks from which what is missing cannot be learned, or that are none of the operator's."""
+    if maps is None and (mask.max(0) == 0).any():
+        what = "column of k-space is" if corruption.kind == "fourier" else "pixel is"
+        raise DataError(f"{name}: some {what} missing in every image, so that nothing shows what is there")
+    if isinstance(corruption, RandomMask) and corruption.shared and mask.shape[1] > 1:
+        raise DataError(f"{name}: masks differ among the channels; say shared=0")
+    if isinstance(corruption, BoxMask):
+        missing = (mask == 0).any(1)
+        sides = missing.any(2).sum(1), missing.any(1).sum(1)
+        if not all((side == corruption.size).all() for side in (*sides, missing.sum((1, 2)) / corruption.size)):
+            raise DataError(f"{name}: masks that are not one square of {corruption.size} pixels; use random_mask")
 
 
 def _check_share(corruption: Corruption, found: float, size: int, name: str) -> None:

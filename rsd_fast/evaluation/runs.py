@@ -17,7 +17,7 @@ from rsd_fast.train import noise_levels, open_observations
 
 from .metrics import METRICS, Evaluation, Reference, evaluate, in_batches
 
-PROXIMAL_STEP = 1  # of the random stream: draws for the samples, apart from the data's own (step 0)
+PROXIMAL_SEED = 0x5851F42D4C957F2D  # added to the seed: masks, levels and noise apart from the data's own
 
 
 def evaluate_path(
@@ -99,8 +99,11 @@ def evaluate_path(
 
     def observe(images: Tensor, index: Tensor) -> Tensor:
         operator = data.corruption.pooled() if isinstance(data.corruption, DrawnCorruption) else data.corruption
-        levels = replace(data.levels, pool=True).of(index, seed)
-        seen = corruptions.observation(operator, images, index=index, sigma_obs=levels, seed=seed, step=PROXIMAL_STEP)
+        if sampler is not None and not sampler.one_step and not sampler.config.objective.conditional:
+            operator = corruptions.Identity()  # such a teacher makes A x already
+        own = (seed + PROXIMAL_SEED) % 2**64
+        levels = replace(data.levels, pool=True).of(index, own)
+        seen = corruptions.observation(operator, images, index=index, sigma_obs=levels, seed=own)
         return operator.picture(seen.y, seen.draw)
 
     results = evaluate(metrics, samples, observe=observe, **references)
@@ -142,6 +145,8 @@ def _observations(
         if corruption is None or sigma_obs is None:
             raise ValueError("observations: say how they came about, with --corruption and --sigma-obs")
         images = open_source(source, observations=not simulate, sigma_obs_max=sigma_obs)
+        if images.sigma is not None:
+            raise ValueError(f"observations: {source} holds sigma_obs of each image; evaluate a run, which knows of it")
         levels = sigma_obs
     return ObservedDataset(
         images, corruption=corruptions.parse(corruption), sigma_obs=levels, seed=seed, simulate=simulate

@@ -151,7 +151,7 @@ class DistillMethod:
             return generate(self.ema, latents, self.sigma_init, labels, view)
 
 
-def latent_view(config: Distill, corruption: Corruption, index: Tensor, seed: int) -> View | None:
+def latent_view(config: Distill, corruption: Corruption | None, index: Tensor, seed: int) -> View | None:
     """Through which the generator sees latents number index [B]; None where it sees them whole."""
     if not config.objective.conditional:
         return None

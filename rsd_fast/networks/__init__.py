@@ -38,8 +38,9 @@ def create(
 
     image_size: height in pixels the levels are named for. attn_resolutions: those of image_size, stored by level.
     sigma_data: standard deviation of the clean images. condition_channels: further inputs, which say what of a masked
-    image was observed; hidden: what may be missing, "pixels", "columns" of k-space, or "all" of k-space from several
-    coils (see `Denoiser`). Raises ValueError on an unknown name or settings that do not fit together.
+    image was observed; hidden: what may be missing, "pixels", "columns" of k-space, or "all" of k-space where the
+    two cannot be told apart (see `Denoiser`). Raises ValueError on an unknown name or settings that do not fit
+    together.
     """
     if name not in _ARCHITECTURES:
         raise ValueError(f"unknown network '{name}'; known: {', '.join(names())}")

@@ -20,10 +20,10 @@ class Denoiser(nn.Module):
     `model` is F, so that its parameters carry the published names (`model.enc.32x32_conv.weight`).
 
     Trained on masked images or undersampled k-space, F has condition_channels more inputs: what of x was observed. What
-    was not (`hidden`: "pixels"; "columns" of k-space; "all" of k-space from several coils, whose maps mix the two) is,
-    to c_out, at infinite noise, where it is sigma_data: with c_out of sigma, which goes to 0 with it, F would have to
-    grow as 1 / sigma there. The buffers `BANKS` hold examples of masks, coil maps and noise levels that came with the
-    data, where they did.
+    was not (`hidden`: "pixels"; "columns" of k-space; "all" of k-space where A* A mixes the two) is, to c_out, at
+    infinite noise, where it is sigma_data: with c_out of sigma, which goes to 0 with it, F would have to grow as 1 /
+    sigma there. The buffers `BANKS` hold examples of masks, coil maps and noise levels that came with the data, where
+    they did.
     """
 
     mask_bank: Tensor | None  # uint8, `corruptions.Draw.mask`
