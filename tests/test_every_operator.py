@@ -598,8 +598,9 @@ def test_a_run_goes_on_by_the_command_that_started_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_estimated_maps_and_fully_sampled_volumes(tmp_path):
+def test_estimated_maps_and_fully_sampled_volumes(tmp_path, monkeypatch):
     """Several coils without maps: ESPIRiT makes them. Fully sampled k-space is undersampled with --simulate."""
+    monkeypatch.setenv("RSD_FAST_CACHE", str(tmp_path / "cache"))
     pytest.importorskip("h5py", reason="needs h5py")
     pytest.importorskip("sigpy", reason="needs sigpy")
     operator = corruptions.Fourier(acceleration=1, acs_lines=8, coils=3)
