@@ -151,7 +151,7 @@ class Sampler:
         set_precision(self.denoiser, precision)
         self.steps = steps
         self.device = torch.device(device)
-        self.observations = observations = self.config.observations
+        observations = self.config.observations
         self.one_step = isinstance(self.config, Distill)
         self.stop_at = observations.sigma_least if truncate else None
         if truncate and (self.one_step or not self.stop_at):
@@ -171,7 +171,8 @@ class Sampler:
             return generate(self.denoiser, z, self.config.distillation.sigma_init, labels, view)
         return sample_teacher(
             self.denoiser,
-            self.observations,
+            self.corruption,
+            self.config.observations.image_shape,
             self.config.objective,
             z,
             index,

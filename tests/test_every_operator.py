@@ -17,7 +17,7 @@ from rsd_fast.data.augment import augment
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.loading import Generator, _hidden, build_denoiser
 from rsd_fast.methods import Batch, DistillMethod, PretrainMethod, losses
-from rsd_fast.methods.base import sample_teacher
+from rsd_fast.methods.base import corruption_of, sample_teacher
 from rsd_fast.objectives import Objective, resolve
 from rsd_fast.ops import edm
 from rsd_fast.train import keep_examples, open_observations
@@ -105,7 +105,7 @@ def test_teacher_and_generator_make_images_each_a_function_of_its_number(spec):
     shape = config.observations.observation_shape
     index = torch.arange(5)
     z = ops.randn((5, *shape), 0, index, 0, ops.Stream.LATENT)
-    arguments = network, config.observations, config.objective
+    arguments = network, corruption_of(config.observations, network), (1, 8, 8), config.objective
     images = sample_teacher(*arguments, z, index, 0, steps=3)
     size = shape[1:] if corruptions.parse(spec).kind == "linear" else (8, 8)
     assert images.shape == (5, 1, *size) and images.isfinite().all()

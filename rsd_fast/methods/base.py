@@ -116,7 +116,8 @@ class Seeing:
 
 def sample_teacher(
     denoiser: Denoiser,
-    observations: Observations,
+    corruption: Corruption | None,
+    image_shape: tuple[int, int, int],
     objective: Objective,
     latents: Tensor,
     index: Tensor,
@@ -130,15 +131,14 @@ def sample_teacher(
 
     A teacher of masked images or k-space sees each image through one mask, drawn for (seed, index) and further
     corrupted as in training, from beginning to end (the fixed-mask sampler of Daras et al. 2023), and returns D of the
-    last step. stop_at: as for `sampling.heun`.
+    last step. corruption: `corruption_of` such a teacher, of no matter for others. stop_at: as for `sampling.heun`.
     """
     if not objective.conditional:
         return sampling.heun(denoiser, latents, steps=steps, stop_at=stop_at, labels=labels)
-    corruption = corruption_of(observations, denoiser)
     assert isinstance(corruption, DrawnCorruption)
-    draw = corruption.draw(observations.image_shape, index, seed)
+    draw = corruption.draw(image_shape, index, seed)
     kept = corruption.further(draw, objective.delta, seed=seed, sample=index, step=0)
-    seeing = Seeing(denoiser, corruption.view(kept, observations.image_shape))
+    seeing = Seeing(denoiser, corruption.view(kept, image_shape))
     sampling.heun(seeing, seeing.view.keep(latents), steps=steps, stop_at=stop_at, labels=labels)
     return seeing.image
 

@@ -10,7 +10,7 @@ from rsd_fast import corruptions
 from rsd_fast.config import Pretrain
 from rsd_fast.networks import Denoiser, one_hot
 
-from .base import Batch, Phase, freeze, preview_latents, sample_teacher
+from .base import Batch, Phase, corruption_of, freeze, preview_latents, sample_teacher
 
 
 class PretrainMethod:
@@ -51,7 +51,8 @@ class PretrainMethod:
         latents, labels = preview_latents(self.ema, observations.observation_shape, seed)
         return sample_teacher(
             self.ema,
-            observations,
+            corruption_of(observations, self.ema),
+            observations.image_shape,
             self.config.objective,
             latents,
             torch.arange(len(latents), device=latents.device),
