@@ -179,7 +179,7 @@ class Objective:
             state = view.keep(state)
             x_t = view.image(state)
             net_input = edm.c_in(edm.per_sample(sigma, x_t), denoiser.sigma_data) * x_t
-            return Noised(state, x_t, edm.laid_out(net_input, denoiser.compute_dtype, denoiser.channels_last), view)
+            return Noised(state, x_t, edm.laid_out(net_input, denoiser.input_dtype, denoiser.channels_last), view)
         x_t, net_input = ops.perturb(y, sigma, sigma_obs, seed, sample, step, **denoiser.input_options)
         return self.seen(x_t, net_input, corruption, draw, denoiser, seed=seed, sample=sample, step=step)
 
@@ -230,6 +230,7 @@ class Objective:
         sample: Tensor,
         step: int,
         labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
         images: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """(loss [B] summed over pixels, sigma [B]) of observations y [B, C, H, W] with noise sigma_obs ([B] or all's).
@@ -270,7 +271,7 @@ class Objective:
                     channels_last=denoiser.channels_last,
                 )
             noised = self.noised(denoiser, y, corruption, draw, sigma, sigma_obs, **at)  # type: ignore[arg-type]
-        F = denoiser.raw(noised.net_input, sigma, labels, condition=noised.view.condition)
+        F = denoiser.raw(noised.net_input, sigma, labels, augment_labels, noised.view.condition)
         if self.name == "fourier":
             assert isinstance(corruption, Fourier) and draw is not None
             loss = fourier_loss(denoiser, F, noised, y, corruption, draw, sigma, sigma_obs)
@@ -281,7 +282,8 @@ class Objective:
             loss = ops.denoising_loss(F, noised.x_t, y, sigma, sigma_obs, denoiser.sigma_data)
         if self.consistency:
             D = denoiser.denoise(F, noised.x_t, sigma, noised.view.condition)
-            loss = loss + self.consistency * self.consistency_loss(denoiser, D, noised, sigma, labels, **at)  # type: ignore[arg-type]
+            told = {"labels": labels, "augment_labels": augment_labels}
+            loss = loss + self.consistency * self.consistency_loss(denoiser, D, noised, sigma, **told, **at)  # type: ignore[arg-type]
         return mass * loss, sigma
 
     def masked(
@@ -294,13 +296,15 @@ class Objective:
         sigma: Tensor,
         sigma_obs: Tensor | float,
     ) -> Tensor:
-        """`ambient`, [B]: a pixel that is seen has its own noise in x_t (Tweedie); a hidden one has infinite noise."""
+        """`ambient`, [B]: a pixel that is seen has its own noise in x_t (Tweedie); a hidden one has infinite noise, or
+        no less a weight than others where `Denoiser.hidden` is "sigma"."""
         assert isinstance(noised.view, MaskView)
         kept, sd = noised.view.kept, denoiser.sigma_data
         seen = ops.denoising_loss(F, noised.x_t, y, sigma, sigma_obs, sd, kept)
         if self.masked_loss == "kept":
             return seen
-        return seen + ops.denoising_loss(F, noised.x_t, y, INFINITE * sd, 0.0, sd, draw.mask - kept)
+        level = sigma if denoiser.hidden == "sigma" else INFINITE * sd
+        return seen + ops.denoising_loss(F, noised.x_t, y, level, 0.0, sd, draw.mask - kept)
 
     def consistency_loss(
         self,
@@ -309,6 +313,7 @@ class Objective:
         noised: Noised,
         sigma: Tensor,
         labels: Tensor | None,
+        augment_labels: Tensor | None = None,
         *,
         seed: int,
         sample: Tensor,
@@ -344,12 +349,14 @@ class Objective:
                     spread = edm.per_sample(lower, state) * (1 - ratio).clamp_min(0).sqrt()
                     clean = view.measure(image)
                     state = clean + ratio * (state - clean) + spread * view.keep(noise)
-                    image = denoiser(view.image(state), lower, labels, condition=view.condition)
+                    image = denoiser(view.image(state), lower, labels, augment_labels, view.condition)
                     level = lower
                 means.append(image)
         error = D - torch.stack(means).mean(0)
         whole = (error**2).flatten(1).sum(1)
-        if self.name == "fourier":  # weights as in the losses
+        if denoiser.hidden == "sigma":  # weights as in the losses
+            return weight * whole
+        if self.name == "fourier":
             return whole / denoiser.sigma_data**2
         seen = (view.keep(error) ** 2).flatten(1).sum(1)
         return weight * seen + (whole - seen) / denoiser.sigma_data**2
@@ -374,6 +381,8 @@ def fourier_loss(
         share = (edm.per_sample(sigma_obs, k) / edm.per_sample(sigma, k)) ** 2
         error = error + share * (noised.state - noised.view.keep(AD))
     whole = (error**2).flatten(1).sum(1)
+    if denoiser.hidden == "sigma":
+        return edm.loss_weight(sigma, denoiser.sigma_data) * whole
     if denoiser.hidden == "all":
         return whole / denoiser.sigma_data**2
     seen = (noised.view.keep(error) ** 2).flatten(1).sum(1)

@@ -374,13 +374,13 @@ def test_networks_take_what_the_operator_hides():
 class Exact(nn.Module):
     """D(x, sigma) = gain s / (s + sigma^2) x: exact for clean data N(0, s) where gain is 1."""
 
-    sigma_data, compute_dtype, channels_last = 0.5, torch.float32, False
+    hidden, sigma_data = "pixels", 0.5
 
     def __init__(self, gain: float):
         super().__init__()
         self.gain = gain
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: None = None, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, *_: Tensor | None) -> Tensor:
         level = edm.per_sample(sigma, x)
         # A wrong denoiser whose error depends on sigma: one that does not would be consistent.
         return (1 + self.gain * level) * 0.3 / (0.3 + level**2) * x

@@ -24,7 +24,7 @@ class Matrices:
     """D(x, sigma; condition) = L[condition] x, a matrix for every mask; what `Objective.loss` needs of a denoiser."""
 
     sigma_data = 0.5
-    compute_dtype = torch.float64
+    input_dtype = torch.float64
     channels_last = False
     input_options = {"sigma_data": 0.5, "dtype": torch.float64, "channels_last": False}  # noqa: RUF012
 
@@ -43,14 +43,22 @@ class Matrices:
     def image(self, x: Tensor, condition: Tensor) -> Tensor:
         return torch.einsum("bij,bj->bi", self.L[self.which(condition)], x.flatten(1)).reshape(x.shape)
 
-    def raw(self, net_input: Tensor, sigma: Tensor, labels: None = None, condition: Tensor | None = None) -> Tensor:
+    def raw(
+        self,
+        net_input: Tensor,
+        sigma: Tensor,
+        labels: None = None,
+        augment_labels: None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
         assert condition is not None
         level = edm.per_sample(sigma.double(), net_input)
         x = net_input / edm.c_in(level, 0.5)
         D = self.image(x, condition)
         if self.columns:
             return D
-        return torch.where(condition > 0, (D - edm.c_skip(level, 0.5) * x) / edm.c_out(level, 0.5), 2 * D)
+        F = (D - edm.c_skip(level, 0.5) * x) / edm.c_out(level, 0.5)
+        return F if self.hidden == "sigma" else torch.where(condition > 0, F, 2 * D)
 
     def denoise(self, F: Tensor, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
         assert self.columns  # of masked images the loss itself makes D of F
@@ -83,7 +91,9 @@ def posterior_means(
     return found
 
 
-def train(spec: str, shape: tuple[int, int, int], sigma_obs: float, **options) -> list[tuple[float, float]]:
+def train(
+    spec: str, shape: tuple[int, int, int], sigma_obs: float, hidden: str | None = None, **options
+) -> list[tuple[float, float]]:
     """For each mask that is seen: (its share, the distance of what is learned from the posterior mean, relative)."""
     operator = corruptions.parse(spec)
     assert isinstance(operator, DrawnCorruption)
@@ -100,7 +110,7 @@ def train(spec: str, shape: tuple[int, int, int], sigma_obs: float, **options) -
     condition = operator.view(kept, shape).condition
     assert condition is not None
     masks, which, counts = condition.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
-    hidden = _hidden(tiny.observations(corruption=operator.spec))
+    hidden = hidden or _hidden(tiny.observations(corruption=operator.spec))
     denoiser = Matrices(
         masks.reshape(-1, *condition.shape[1:]), shape, columns=operator.kind == "fourier", hidden=hidden
     )
@@ -142,10 +152,11 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("hidden", [None, "sigma"])
 @pytest.mark.parametrize("sigma_obs", [0.0, 0.25])
 @pytest.mark.parametrize(("spec", "shape"), CASES)
-def test_what_is_learned_is_the_posterior_mean(spec, shape, sigma_obs):
-    found = train(spec, shape, sigma_obs)
+def test_what_is_learned_is_the_posterior_mean(spec, shape, sigma_obs, hidden):
+    found = train(spec, shape, sigma_obs, hidden)
     assert len(found) >= 4
     for share, error in found:
         expected = 4 * (torch.Size(shape).numel() / (share * SAMPLES)) ** 0.5

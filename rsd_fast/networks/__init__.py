@@ -5,16 +5,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .precond import BANKS, Denoiser, set_precision
-from .unet import SongUNet
+from .precond import BANKS, PRECONDITIONINGS, Denoiser, set_precision
+from .unet import DhariwalUNet, NCSNpp, SongUNet, UNet
 
-__all__ = ["BANKS", "Denoiser", "SongUNet", "create", "names", "one_hot", "set_precision"]
+__all__ = [
+    "ARCHITECTURES",
+    "BANKS",
+    "PRECONDITIONINGS",
+    "Denoiser",
+    "create",
+    "names",
+    "one_hot",
+    "set_precision",
+]
 
-_ARCHITECTURES = {"ddpmpp": SongUNet}
+ARCHITECTURES: dict[str, type[UNet]] = {"ddpmpp": SongUNet, "ncsnpp": NCSNpp, "adm": DhariwalUNet}
 
 
 def names() -> list[str]:
-    return sorted(_ARCHITECTURES)
+    return list(ARCHITECTURES)
 
 
 def create(
@@ -31,25 +40,31 @@ def create(
     augment_dim: int = 0,
     dropout: float = 0.0,
     sigma_data: float = 0.5,
+    label_dropout: float = 0.0,
+    gated: bool = False,
+    preconditioning: str = "edm",
     condition_channels: int = 0,
     hidden: str = "pixels",
 ) -> Denoiser:
     """A denoiser of the named architecture with fresh weights (torch's global generator).
 
-    image_size: height in pixels the levels are named for. attn_resolutions: those of image_size, stored by level.
-    sigma_data: standard deviation of the clean images. condition_channels: further inputs, which say what of a masked
-    image was observed; hidden: what may be missing, "pixels", "columns" of k-space, or "all" of k-space where the
-    two cannot be told apart (see `Denoiser`). Raises ValueError on an unknown name or settings that do not fit
-    together.
+    name: "ddpmpp", "ncsnpp" or "adm". image_size: height in pixels the levels are named for. attn_resolutions: those of
+    image_size, stored by level. label_dim: classes, 0 for none; label_dropout: share of labels withheld in training.
+    augment_dim: length of the augmentation labels, 0 for none. sigma_data: standard deviation of the clean images.
+    gated: gated convolutions, as in ambient diffusion's inpainting networks. preconditioning: "edm", or "vp" or "ve"
+    for weights that were trained with those. condition_channels: further inputs, which say what of a masked image was
+    observed; hidden: what may be missing, "pixels", "columns" of k-space, "all" of k-space where the two cannot be told
+    apart, or "sigma" for published networks of masked images, which have as many further outputs (see `Denoiser`).
+    Raises ValueError on an unknown name or settings that do not fit together.
     """
-    if name not in _ARCHITECTURES:
+    if name not in ARCHITECTURES:
         raise ValueError(f"unknown network '{name}'; known: {', '.join(names())}")
     if sigma_data <= 0:
         raise ValueError(f"sigma_data: expected more than 0, got {sigma_data}")
-    model = _ARCHITECTURES[name](
+    model = ARCHITECTURES[name](
         image_size=image_size,
         in_channels=in_channels + condition_channels,
-        out_channels=out_channels,
+        out_channels=out_channels + (condition_channels if hidden == "sigma" else 0),
         model_channels=model_channels,
         channel_mult=channel_mult,
         num_blocks=num_blocks,
@@ -57,9 +72,16 @@ def create(
         label_dim=label_dim,
         augment_dim=augment_dim,
         dropout=dropout,
+        label_dropout=label_dropout,
+        gated=gated,
     )
     return Denoiser(
-        model, sigma_data=sigma_data, label_dim=label_dim, condition_channels=condition_channels, hidden=hidden
+        model,
+        sigma_data=sigma_data,
+        label_dim=label_dim,
+        condition_channels=condition_channels,
+        hidden=hidden,
+        preconditioning=preconditioning,
     )
 
 

@@ -1,5 +1,14 @@
-"""The denoiser D(x, sigma): a network F inside the EDM preconditioning (Karras et al. 2022, equation 7)."""
+"""The denoiser D(x, sigma): a network F inside the EDM preconditioning (Karras et al. 2022, equation 7).
 
+Networks published with another preconditioning (VP, VE: table 1 there) are brought into EDM's form,
+
+    F = ((1 - c_skip) x + s sigma F') / c_out = (sigma c_in x + s F' / c_in) / sigma_data,   s = -1 (VP) or 1 (VE),
+
+whose D is exactly theirs, D = x + s sigma F'(c_in' x, c_noise'), so that all else need know of one form only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,8 +17,29 @@ from torch import Tensor, nn
 from rsd_fast import ops
 from rsd_fast.ops import edm, fft
 
-HIDDEN = ("pixels", "columns", "all")
+HIDDEN = ("pixels", "columns", "all", "sigma")
 BANKS = ("mask_bank", "maps_bank", "sigma_bank")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """The preconditioning D = x + sign sigma F'(c_in x, c_noise) of a published network; c_skip is 1."""
+
+    sign: int
+    c_in: Callable[[Tensor], Tensor]
+    c_noise: Callable[[Tensor], Tensor]
+
+
+def _vp_time(sigma: Tensor) -> Tensor:
+    """999 t(sigma), the inverse of sigma^2 = exp(19.9 t^2 / 2 + .1 t) - 1 (beta_d 19.9, beta_min .1)."""
+    return 999 * ((0.01 + 39.8 * torch.log1p(sigma**2)).sqrt() - 0.1) / 19.9
+
+
+PRECONDITIONINGS: dict[str, Foreign | None] = {
+    "edm": None,
+    "vp": Foreign(-1, lambda sigma: (sigma**2 + 1).rsqrt(), _vp_time),
+    "ve": Foreign(1, torch.ones_like, lambda sigma: (sigma / 2).log()),
+}
 
 
 class Denoiser(nn.Module):
@@ -22,8 +52,11 @@ class Denoiser(nn.Module):
     Trained on masked images or undersampled k-space, F has condition_channels more inputs: what of x was observed. What
     was not (`hidden`: "pixels"; "columns" of k-space; "all" of k-space where A* A mixes the two) is, to c_out, at
     infinite noise, where it is sigma_data: with c_out of sigma, which goes to 0 with it, F would have to grow as 1 /
-    sigma there. The buffers `BANKS` hold examples of masks, coil maps and noise levels that came with the data, where
-    they did.
+    sigma there. `hidden` "sigma" is ambient diffusion's own, for its published networks: image and condition are
+    preconditioned alike, c_in scales both, and F has outputs for both, of which the image's count. The buffers `BANKS`
+    hold examples of masks, coil maps and noise levels that came with the data, where they did.
+
+    preconditioning: what F was trained with, a key of `PRECONDITIONINGS`.
     """
 
     mask_bank: Tensor | None  # uint8, `corruptions.Draw.mask`
@@ -38,6 +71,7 @@ class Denoiser(nn.Module):
         label_dim: int = 0,
         condition_channels: int = 0,
         hidden: str = "pixels",
+        preconditioning: str = "edm",
     ):
         super().__init__()
         self.model = model
@@ -46,7 +80,11 @@ class Denoiser(nn.Module):
         self.condition_channels = condition_channels
         if hidden not in HIDDEN:
             raise ValueError(f"hidden: expected one of {', '.join(HIDDEN)}, got '{hidden}'")
+        if preconditioning not in PRECONDITIONINGS:
+            known = ", ".join(PRECONDITIONINGS)
+            raise ValueError(f"preconditioning: expected one of {known}, got '{preconditioning}'")
         self.hidden = hidden
+        self.foreign = PRECONDITIONINGS[preconditioning]
         for name in BANKS:
             self.register_buffer(name, None)
         self.compute_dtype = torch.float32
@@ -55,7 +93,12 @@ class Denoiser(nn.Module):
     @property
     def input_options(self) -> dict[str, Any]:
         """How `ops.perturb` has to make the input of `raw`, so that nothing is left to convert."""
-        return {"sigma_data": self.sigma_data, "dtype": self.compute_dtype, "channels_last": self.channels_last}
+        return {"sigma_data": self.sigma_data, "dtype": self.input_dtype, "channels_last": self.channels_last}
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of the input of `raw`: a foreign preconditioning adds it to F, which takes more digits than F has."""
+        return torch.float32 if self.foreign else self.compute_dtype
 
     def raw(
         self,
@@ -69,21 +112,34 @@ class Denoiser(nn.Module):
 
         condition: as for `forward`. Raises ValueError for one that a network has no inputs for.
         """
+        sigma, x = sigma.float(), net_input
+        c_noise = self.foreign.c_noise(sigma) if self.foreign else edm.c_noise(sigma)
+        level = edm.per_sample(sigma, x)
+        if self.foreign:
+            x = x * (self.foreign.c_in(level) / edm.c_in(level, self.sigma_data))
         if self.condition_channels:
-            net_input = torch.cat([net_input, self.as_channels(condition, net_input)], 1)
+            x = torch.cat([x, self.as_channels(condition, x, level)], 1)
         elif condition is not None:
             raise ValueError("condition: the network takes none; it was not trained on masked data")
         reduced = self.compute_dtype != torch.float32
-        with torch.autocast(net_input.device.type, self.compute_dtype, enabled=reduced):
-            return self.model(net_input, edm.c_noise(sigma.float()), labels, augment_labels)
+        with torch.autocast(x.device.type, self.compute_dtype, enabled=reduced):
+            F = self.model(x, c_noise, labels, augment_labels)
+        if self.hidden == "sigma":
+            F = edm.laid_out(F[:, : net_input.shape[1]], F.dtype, self.channels_last)
+        if self.foreign:
+            scale = self.foreign.sign / edm.c_in(level, self.sigma_data)
+            F = (level * net_input + scale * F) / self.sigma_data
+        return F
 
-    def as_channels(self, condition: Tensor | None, like: Tensor) -> Tensor:
-        """The condition beside a network's input, all observed where there is none."""
-        shape = (len(like), self.condition_channels, *like.shape[2:])
+    def as_channels(self, condition: Tensor | None, like: Tensor, level: Tensor) -> Tensor:
+        """The condition beside a network's input, all observed where there is none; hidden "sigma" scales it, too."""
+        shape = (like.shape[0], self.condition_channels, *like.shape[2:])
         if condition is None:
-            return like.new_ones(shape)
+            condition = like.new_ones(shape)
         if condition.shape != shape:
             raise ValueError(f"condition: expected {list(shape)}, got {list(condition.shape)}")
+        if self.hidden == "sigma":
+            condition = condition * (self.foreign.c_in(level) if self.foreign else edm.c_in(level, self.sigma_data))
         return condition.to(like.dtype)
 
     def forward(
@@ -101,10 +157,11 @@ class Denoiser(nn.Module):
         Returns [B, C, H, W] in float32, or float64 where x is float64 (F itself runs in compute_dtype).
         """
         if not isinstance(sigma, Tensor):
-            sigma = torch.full((), sigma, device=x.device)
-        sigma = sigma.to(x.device, edm.accumulation_dtype(x)).expand(len(x))
+            sigma = torch.full((), sigma, dtype=edm.accumulation_dtype(x), device=x.device)
+        # shape[0] and not len(x), which would tie an exported program to one size of batch.
+        sigma = sigma.to(x.device, edm.accumulation_dtype(x)).expand(x.shape[0])
         net_input = edm.c_in(edm.per_sample(sigma, x), self.sigma_data) * x
-        net_input = edm.laid_out(net_input, self.compute_dtype, self.channels_last)
+        net_input = edm.laid_out(net_input, self.input_dtype, self.channels_last)
         return self.denoise(self.raw(net_input, sigma, labels, augment_labels, condition), x, sigma, condition)
 
     def denoise(self, F: Tensor, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -112,7 +169,7 @@ class Denoiser(nn.Module):
 
         Differentiable in F and x. condition: as for `forward`.
         """
-        if condition is None or not self.condition_channels:
+        if condition is None or not self.condition_channels or self.hidden == "sigma":
             return ops.denoise(F, x, sigma, self.sigma_data)
         F = F.to(edm.accumulation_dtype(F))
         if self.hidden == "pixels":

@@ -1,9 +1,12 @@
-"""The DDPM++ U-Net of score-based diffusion, with the parameter names of the published EDM checkpoints.
+"""The published U-Nets, DDPM++, NCSN++ and ADM, with the parameter names of the EDM checkpoints.
 
-Source: Song et al. 2021 (arXiv 2011.13456), as reparametrised by Karras et al. 2022 (arXiv 2206.00364,
-appendix F.1). A network here is the raw F(x, c_noise); `precond.Denoiser` makes the denoiser D(x, sigma) of it.
+Sources: Song et al. 2021 (arXiv 2011.13456) for DDPM++ and NCSN++, Dhariwal and Nichol 2021 (arXiv 2105.05233) for ADM,
+as reparametrised by Karras et al. 2022 (arXiv 2206.00364, appendix F.1). A network here is the raw F(x, c_noise);
+`precond.Denoiser` makes the denoiser D(x, sigma) of it.
 """
 
+import abc
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -11,153 +14,21 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from rsd_fast import ops
-
-SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two unit-variance branches
-
-
-def xavier_uniform(shape: Sequence[int], gain: float = 1.0) -> nn.Parameter:
-    """A weight [out, in, ...], uniform with bound sqrt(6 / (fan_in + fan_out)), times `gain`."""
-    area = math.prod(shape[2:])
-    bound = math.sqrt(6 / ((shape[0] + shape[1]) * area))
-    return nn.Parameter(gain * bound * (2 * torch.rand(*shape) - 1))
+from .blocks import ADM, SONG, Block, Style
+from .layers import Conv2d, FourierEmbedding, GroupNorm, Linear, positional_angles
 
 
-class Linear(nn.Module):
-    """y = x W^T (+ b); weight [out, in]."""
-
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True):
-        super().__init__()
-        self.weight = xavier_uniform((out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:  # [B, in] -> [B, out]
-        return nnf.linear(x, self.weight, self.bias)
-
-
-class Conv2d(nn.Module):
-    """Convolution of odd kernel with zero padding, stride 1, optionally after a resampling by 2.
-
-    kernel 0 has no weight and only resamples. The resampling filter (1, 1) / 2 along each axis is averaging of 2x2
-    pixels on the way down and pixel repetition on the way up; it is held as a buffer for the published state dicts.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        resample: str | None = None,
-        gain: float = 1.0,
-    ):
-        super().__init__()
-        self.resample = resample
-        self.weight: nn.Parameter | None
-        self.bias: nn.Parameter | None
-        if kernel:
-            self.weight = xavier_uniform((out_channels, in_channels, kernel, kernel), gain)
-            self.bias = nn.Parameter(torch.zeros(out_channels))
-        else:
-            self.weight = self.bias = None
-        if resample:
-            self.register_buffer("resample_filter", torch.full((1, 1, 2, 2), 0.25))
-
-    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, C', H', W']
-        if self.resample == "down":
-            x = nnf.avg_pool2d(x, 2)
-        elif self.resample == "up":
-            x = nnf.interpolate(x, scale_factor=2, mode="nearest")
-        if self.weight is None:
-            return x
-        return nnf.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation with min(32, C // 4) groups; the next lower number that divides C where that does not.
-
-    Followed by SiLU where asked for. Its result has the dtype of x: autocast does not widen it.
-    """
-
-    def __init__(self, channels: int, *, eps: float = 1e-6, silu: bool = False):
-        super().__init__()
-        self.silu = silu
-        self.groups = next(n for n in range(min(32, channels // 4), 0, -1) if channels % n == 0)
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.group_norm_silu(x, self.weight, self.bias, self.groups, self.eps, silu=self.silu)
-
-
-def attention(qkv: Tensor, heads: int) -> Tensor:
-    """Self-attention over the H*W positions; qkv [B, 3C, H, W] read as [B, heads, C/heads, 3] -> [B, C, H, W].
-
-    q, k and v are interleaved (index 3 fastest), as in the published checkpoints.
-    """
-    batch, channels, height, width = qkv.shape
-    q, k, v = qkv.reshape(batch, heads, channels // (3 * heads), 3, height * width).transpose(-1, 2).unbind(3)
-    out = nnf.scaled_dot_product_attention(q, k, v)  # [B, heads, H*W, C/heads]
-    return out.transpose(-1, -2).reshape(batch, channels // 3, height, width)
-
-
-class Block(nn.Module):
-    """Residual block with additive embedding, and self-attention where asked for.
-
-    h = conv1(dropout(silu(norm1(conv0(silu(norm0(x))) + affine(e)))))
-    x = (h + skip(x)) sqrt(1/2),   then   x = (x + proj(attention(qkv(norm2(x))))) sqrt(1/2)
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        embedding_dim: int,
-        *,
-        resample: str | None = None,
-        attention: bool = False,
-        dropout: float = 0.0,
-    ):
-        super().__init__()
-        self.dropout = dropout
-        self.norm0 = GroupNorm(in_channels, silu=True)
-        self.conv0 = Conv2d(in_channels, out_channels, 3, resample=resample)
-        self.affine = Linear(embedding_dim, out_channels)
-        self.norm1 = GroupNorm(out_channels, silu=True)
-        self.conv1 = Conv2d(out_channels, out_channels, 3, gain=1e-5)
-        needs_skip = in_channels != out_channels or resample
-        self.skip = Conv2d(in_channels, out_channels, 1, resample=resample) if needs_skip else None
-        if attention:
-            self.norm2 = GroupNorm(out_channels)
-            self.qkv = Conv2d(out_channels, 3 * out_channels, 1, gain=math.sqrt(0.2))
-            self.proj = Conv2d(out_channels, out_channels, 1, gain=1e-5)
-        self.has_attention = attention
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # [B, C, H, W], [B, E] -> [B, C', H', W']
-        h = self.conv0(self.norm0(x))
-        h = self.norm1(h + self.affine(embedding)[:, :, None, None])
-        h = self.conv1(nnf.dropout(h, self.dropout, self.training))
-        x = (h + (x if self.skip is None else self.skip(x))) * SKIP_SCALE
-        if self.has_attention:
-            x = (x + self.proj(attention(self.qkv(self.norm2(x)), heads=1))) * SKIP_SCALE
-        return x
-
-
-def positional_embedding(c_noise: Tensor, dim: int) -> Tensor:
-    """(sin, cos) of c_noise * freq_i with freq_i = 10000^(-i / (dim/2 - 1)); [B] -> [B, dim]."""
-    half = dim // 2
-    index = torch.arange(half, device=c_noise.device, dtype=torch.float32)
-    angle = c_noise.float().outer(10000.0 ** (-index / (half - 1)))
-    return torch.cat([angle.sin(), angle.cos()], 1)
-
-
-class SongUNet(nn.Module):
-    """DDPM++: F(x, c_noise) with a U-Net of one level per entry of channel_mult, each half the size of the last.
+class UNet(nn.Module, abc.ABC):
+    """Encoder and decoder of one level per entry of channel_mult, each half the size of the last; no embedding yet.
 
     image_size is the height the network is named and built for; other sizes that the levels divide run too, because
     attention is chosen by level. Raises ValueError on settings that do not fit together.
     """
+
+    style: Style
+    attend_in_every_block = False  # of a decoder level in attn_resolutions, or in its last alone
+    has_auxiliary = False  # a residual pyramid of the input beside the encoder
+    first_multiplied = False  # the first convolution goes to the width of the first level
 
     def __init__(
         self,
@@ -173,6 +44,7 @@ class SongUNet(nn.Module):
         augment_dim: int = 0,
         dropout: float = 0.0,
         label_dropout: float = 0.0,
+        gated: bool = False,
     ):
         super().__init__()
         self.stride = 2 ** (len(channel_mult) - 1)
@@ -188,59 +60,152 @@ class SongUNet(nn.Module):
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected 0 <= dropout < 1, got {dropout}")
-        self.in_channels = in_channels
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"label_dropout: expected 0 <= label_dropout <= 1, got {label_dropout}")
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.label_dim, self.label_dropout = label_dim, label_dropout
-        self.noise_dim = model_channels
-        embedding_dim = 4 * model_channels
+        self.model_channels, self.embedding_dim = model_channels, 4 * model_channels
+        self.levels = [(f"{image_size >> i}x{image_size >> i}", image_size >> i) for i in range(len(channel_mult))]
+        self.widths = [model_channels * mult for mult in channel_mult]
+        self.num_blocks, self.attn_resolutions = num_blocks, attn_resolutions
+        self.dropout, self.gated = dropout, gated
+        self.build_embedding(augment_dim)
+        skips = self.build_encoder()
+        self.build_decoder(skips)
 
-        self.map_label = Linear(label_dim, self.noise_dim) if label_dim else None
-        self.map_augment = Linear(augment_dim, self.noise_dim, bias=False) if augment_dim else None
-        self.map_layer0 = Linear(self.noise_dim, embedding_dim)
-        self.map_layer1 = Linear(embedding_dim, embedding_dim)
+    @abc.abstractmethod
+    def build_embedding(self, augment_dim: int) -> None:
+        """The parameters of `embed`."""
 
-        def block(c_in: int, c_out: int, **options: object) -> Block:
-            return Block(c_in, c_out, embedding_dim, dropout=dropout, **options)  # type: ignore[arg-type]
-
-        levels = [(image_size >> i, model_channels * mult) for i, mult in enumerate(channel_mult)]
-        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
-        channels = model_channels
-        skips = [channels]
-        for level, (size, width) in enumerate(levels):
-            if level == 0:
-                self.enc[f"{size}x{size}_conv"] = Conv2d(in_channels, channels, 3)
-            else:
-                self.enc[f"{size}x{size}_down"] = block(channels, channels, resample="down")
-                skips.append(channels)
-            for i in range(num_blocks):
-                attend = size in attn_resolutions
-                self.enc[f"{size}x{size}_block{i}"] = block(channels, width, attention=attend)
-                channels = width
-                skips.append(channels)
-
-        for level, (size, width) in reversed(list(enumerate(levels))):
-            if level == len(levels) - 1:
-                self.dec[f"{size}x{size}_in0"] = block(channels, channels, attention=True)
-                self.dec[f"{size}x{size}_in1"] = block(channels, channels)
-            else:
-                self.dec[f"{size}x{size}_up"] = block(channels, channels, resample="up")
-            for i in range(num_blocks + 1):
-                attend = i == num_blocks and size in attn_resolutions
-                self.dec[f"{size}x{size}_block{i}"] = block(channels + skips.pop(), width, attention=attend)
-                channels = width
-        self.dec[f"{image_size}x{image_size}_aux_norm"] = GroupNorm(channels, silu=True)
-        self.dec[f"{image_size}x{image_size}_aux_conv"] = Conv2d(channels, out_channels, 3, gain=1e-5)
-
+    @abc.abstractmethod
     def embed(self, c_noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         """[B], [B, label_dim], [B, augment_dim] -> [B, 4 model_channels]."""
-        e = positional_embedding(c_noise, self.noise_dim)
+
+    def block(self, c_in: int, c_out: int, *, resample: str | None = None, attention: bool = False) -> Block:
+        return Block(
+            c_in,
+            c_out,
+            self.embedding_dim,
+            self.style,
+            resample=resample,
+            attention=attention,
+            dropout=self.dropout,
+            gated=self.gated,
+        )
+
+    def conv(self, c_in: int, c_out: int, *, resample: str | None = None, gain: float = 1.0) -> Conv2d:
+        style = self.style
+        return Conv2d(
+            c_in,
+            c_out,
+            3,
+            resample=resample,
+            taps=style.taps,
+            gated=self.gated,
+            initial=style.initial,
+            gain=gain,
+        )
+
+    def build_encoder(self) -> list[int]:
+        """The encoder; returns the widths of what it leaves on the skip stack."""
+        self.enc = nn.ModuleDict()
+        channels = self.widths[0] if self.first_multiplied else self.model_channels
+        auxiliary = self.in_channels
+        skips: list[int] = []
+        for level, ((name, size), width) in enumerate(zip(self.levels, self.widths, strict=True)):
+            if level == 0:
+                self.enc[f"{name}_conv"] = self.conv(self.in_channels, channels)
+            else:
+                self.enc[f"{name}_down"] = self.block(channels, channels, resample="down")
+                if self.has_auxiliary:
+                    self.enc[f"{name}_aux_residual"] = self.conv(auxiliary, channels, resample="fused_down")
+                    auxiliary = channels
+            skips.append(channels)
+            for i in range(self.num_blocks):
+                attend = size in self.attn_resolutions
+                self.enc[f"{name}_block{i}"] = self.block(channels, width, attention=attend)
+                channels = width
+                skips.append(channels)
+        return skips
+
+    def build_decoder(self, skips: list[int]) -> None:
+        self.dec = nn.ModuleDict()
+        channels = skips[-1]
+        for level, ((name, size), width) in reversed(list(enumerate(zip(self.levels, self.widths, strict=True)))):
+            if level == len(self.levels) - 1:
+                self.dec[f"{name}_in0"] = self.block(channels, channels, attention=True)
+                self.dec[f"{name}_in1"] = self.block(channels, channels)
+            else:
+                self.dec[f"{name}_up"] = self.block(channels, channels, resample="up")
+            for i in range(self.num_blocks + 1):
+                attend = size in self.attn_resolutions and (self.attend_in_every_block or i == self.num_blocks)
+                self.dec[f"{name}_block{i}"] = self.block(channels + skips.pop(), width, attention=attend)
+                channels = width
+
+    def check_labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
+        """Labels [B, label_dim] after label dropout; None for a network without, or where none were given."""
+        if not self.label_dim or labels is None:
+            return None
+        if labels.shape != (batch, self.label_dim):
+            raise ValueError(f"labels: expected one-hot [{batch}, {self.label_dim}], got {list(labels.shape)}")
+        if self.training and self.label_dropout:
+            labels = labels * (torch.rand(batch, 1, device=labels.device) >= self.label_dropout)
+        return labels
+
+    def features(self, x: Tensor, e: Tensor) -> Tensor:
+        """[B, in_channels, H, W], [B, 4 model_channels] -> [B, model_channels * channel_mult[0], H, W]."""
+        if x.shape[1] != self.in_channels or x.shape[2] % self.stride or x.shape[3] % self.stride:
+            raise ValueError(
+                f"x: expected [B, {self.in_channels}, H, W] with H and W divisible by {self.stride}, "
+                f"got {list(x.shape)}"
+            )
+        skips: list[Tensor] = []
+        auxiliary = x
+        for module in self.enc.values():
+            if isinstance(module, Conv2d) and module.resample:
+                x = auxiliary = (x + module(auxiliary)) * self.style.scale
+                skips[-1] = x
+            else:
+                x = module(x, e) if isinstance(module, Block) else module(x)
+                skips.append(x)
+        for name, module in self.dec.items():
+            if "_block" in name:
+                x = torch.cat([x, skips.pop()], 1)
+            if isinstance(module, Block):
+                x = module(x, e)
+        return x
+
+
+class SongUNet(UNet):
+    """DDPM++."""
+
+    style = SONG
+
+    def build_embedding(self, augment_dim: int) -> None:
+        dim = self.noise_dim
+        self.map_label = Linear(self.label_dim, dim) if self.label_dim else None
+        self.map_augment = Linear(augment_dim, dim, bias=False) if augment_dim else None
+        self.map_layer0 = Linear(dim, self.embedding_dim)
+        self.map_layer1 = Linear(self.embedding_dim, self.embedding_dim)
+
+    @property
+    def noise_dim(self) -> int:
+        return self.model_channels
+
+    def build_decoder(self, skips: list[int]) -> None:
+        super().build_decoder(skips)
+        name, width = self.levels[0][0], self.widths[0]
+        self.dec[f"{name}_aux_norm"] = GroupNorm(width, eps=self.style.eps, silu=True)
+        self.dec[f"{name}_aux_conv"] = self.conv(width, self.out_channels, gain=self.style.last_gain)
+
+    def embed_noise(self, c_noise: Tensor) -> Tensor:
+        angles = positional_angles(c_noise, self.noise_dim, self.noise_dim // 2 - 1)
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+    def embed(self, c_noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        e = self.embed_noise(c_noise)
+        labels = self.check_labels(labels, c_noise.shape[0])
         if self.map_label is not None and labels is not None:
-            if labels.shape != (len(c_noise), self.label_dim):
-                raise ValueError(
-                    f"labels: expected one-hot [{len(c_noise)}, {self.label_dim}], got {list(labels.shape)}"
-                )
-            if self.training and self.label_dropout:
-                keep = torch.rand(len(labels), 1, device=labels.device) >= self.label_dropout
-                labels = labels * keep
             e = e + self.map_label(labels * math.sqrt(self.label_dim))
         elif self.map_label is not None and self.map_label.bias is not None:
             e = e + self.map_label.bias  # no labels given to a conditional network means zeros
@@ -252,24 +217,66 @@ class SongUNet(nn.Module):
         self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
         """x [B, in_channels, H, W], c_noise [B], labels [B, label_dim] one-hot -> [B, out_channels, H, W]."""
-        if x.shape[1] != self.in_channels or x.shape[2] % self.stride or x.shape[3] % self.stride:
-            raise ValueError(
-                f"x: expected [B, {self.in_channels}, H, W] with H and W divisible by {self.stride}, "
-                f"got {list(x.shape)}"
-            )
-        e = self.embed(c_noise, labels, augment_labels)
-        skips = []
-        for module in self.enc.values():
-            x = module(x, e) if isinstance(module, Block) else module(x)
-            skips.append(x)
-        for name, module in self.dec.items():
-            if isinstance(module, Block):
-                if "_block" in name:
-                    x = torch.cat([x, skips.pop()], 1)
-                x = module(x, e)
-            else:
-                x = module(x)
-        return x
+        x = self.features(x, self.embed(c_noise, labels, augment_labels))
+        name = self.levels[0][0]
+        return self.dec[f"{name}_aux_conv"](self.dec[f"{name}_aux_norm"](x))
+
+
+class NCSNpp(SongUNet):
+    """NCSN++: DDPM++ with a Fourier embedding, a wider resampling filter, and a residual pyramid of the input."""
+
+    style = dataclasses.replace(SONG, taps=(1, 3, 3, 1))
+    has_auxiliary = True
+
+    def build_embedding(self, augment_dim: int) -> None:
+        self.map_noise = FourierEmbedding(self.noise_dim)
+        super().build_embedding(augment_dim)
+
+    @property
+    def noise_dim(self) -> int:
+        return 2 * self.model_channels
+
+    def embed_noise(self, c_noise: Tensor) -> Tensor:
+        return self.map_noise(c_noise)
+
+
+class DhariwalUNet(UNet):
+    """ADM."""
+
+    style = ADM
+    attend_in_every_block = True
+    first_multiplied = True
+
+    def build_embedding(self, augment_dim: int) -> None:
+        noise, e, initial = self.model_channels, self.embedding_dim, self.style.initial
+        self.map_augment = Linear(augment_dim, noise, bias=False, gain=0.0) if augment_dim else None
+        self.map_layer0 = Linear(noise, e, initial=initial)
+        self.map_layer1 = Linear(e, e, initial=initial)
+        self.map_label = Linear(self.label_dim, e, bias=False) if self.label_dim else None
+        if self.map_label is not None:
+            nn.init.normal_(self.map_label.weight)
+
+    def build_decoder(self, skips: list[int]) -> None:
+        super().build_decoder(skips)
+        self.out_norm = GroupNorm(self.widths[0], eps=self.style.eps, silu=True)
+        self.out_conv = self.conv(self.widths[0], self.out_channels, gain=self.style.last_gain)
+
+    def embed(self, c_noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        angles = positional_angles(c_noise, self.model_channels, self.model_channels // 2)
+        e = torch.cat([angles.cos(), angles.sin()], 1)
+        if self.map_augment is not None and augment_labels is not None:
+            e = e + self.map_augment(augment_labels)
+        e = self.map_layer1(nnf.silu(self.map_layer0(e)))
+        labels = self.check_labels(labels, c_noise.shape[0])
+        if self.map_label is not None and labels is not None:
+            e = e + self.map_label(labels)
+        return nnf.silu(e)
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+    ) -> Tensor:
+        """As `SongUNet.forward`."""
+        return self.out_conv(self.out_norm(self.features(x, self.embed(c_noise, labels, augment_labels))))
 
 
 def _check_settings(

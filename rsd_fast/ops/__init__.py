@@ -1,7 +1,7 @@
 """Operations with several backends; ``rsd_fast.ops.reference`` has each in plain PyTorch."""
 
 from . import reference
-from ._library import backends, load_kernels, native_info
+from ._library import backends, decompositions, load_kernels, native_info
 from .blur import blur, blur_adjoint
 from .denoise import denoise
 from .denoising_loss import denoising_loss
@@ -20,6 +20,7 @@ __all__ = [
     "backends",
     "blur",
     "blur_adjoint",
+    "decompositions",
     "denoise",
     "denoising_loss",
     "downsample",

@@ -101,6 +101,7 @@ CHOICE = _choose()
 SECOND_CHOICE = _choose_second()
 _TABLE: dict[str, dict[str, str]] = {}
 _CHECKS: dict[str, Callable[..., None]] = {}
+_REFERENCES: dict[str, Callable[..., Any]] = {}
 
 
 def define(op: str, schema: str, reference: Callable[..., Any], check: Callable[..., None]) -> None:
@@ -110,9 +111,14 @@ def define(op: str, schema: str, reference: Callable[..., Any], check: Callable[
     fake, so that ``torch.ops.rsd_fast.op`` is as safe as the public function.
     """
     torch.library.define(f"rsd_fast::{op}", schema)
-    _CHECKS[op] = check
+    _CHECKS[op], _REFERENCES[op] = check, reference
     torch.library.impl(f"rsd_fast::{op}", "default")(_checked(op, reference))
     _TABLE[op] = dict.fromkeys(DEVICES, "reference")
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Each op's reference in plain PyTorch, for programs that are to run without this library."""
+    return {getattr(torch.ops.rsd_fast, op).default: reference for op, reference in _REFERENCES.items()}
 
 
 def implement(op: str, backend: str, devices: Sequence[str] = DEVICES) -> Callable[[Kernel], Kernel]:

@@ -18,7 +18,7 @@ def to_complex(x: Tensor) -> Tensor:
     """[B, 2n, H, W] of real and imaginary parts -> complex [B, n, H, W]; [B, 1, H, W] are real images."""
     if x.shape[1] == 1:
         return torch.complex(x, torch.zeros_like(x))
-    parts = x.reshape(len(x), -1, 2, *x.shape[2:])
+    parts = x.reshape(x.shape[0], -1, 2, *x.shape[2:])
     return torch.complex(parts[:, :, 0], parts[:, :, 1])
 
 

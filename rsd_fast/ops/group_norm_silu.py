@@ -108,7 +108,7 @@ def _pixelwise(value: Tensor, x: Tensor) -> Tensor:
 
 def _statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """mean and 1 / sqrt(var + eps), [B, groups]."""
-    grouped = x.to(edm.accumulation_dtype(x)).reshape(len(x), groups, math.prod(x.shape[1:]) // groups)
+    grouped = x.to(edm.accumulation_dtype(x)).reshape(x.shape[0], groups, math.prod(x.shape[1:]) // groups)
     mean = grouped.mean(2)
     return mean, 1 / ((grouped - mean[:, :, None]).square().mean(2) + eps).sqrt()
 
@@ -208,7 +208,7 @@ _library.define(  # wanted: which of the five gradients; the others come back em
 
 @_library.fake("group_norm_silu")
 def _(x, weight, bias, groups, eps, scale, shift, silu):
-    mean, rstd = (x.new_empty(len(x), groups, dtype=edm.accumulation_dtype(x)) for _ in range(2))
+    mean, rstd = (x.new_empty(x.shape[0], groups, dtype=edm.accumulation_dtype(x)) for _ in range(2))
     return edm.new_images(x, x.dtype, edm.is_channels_last(x)), mean, rstd
 
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as nnf
 
 from rsd_fast import ops
-from rsd_fast.networks.unet import Block, GroupNorm
+from rsd_fast.networks.blocks import SONG, Block
+from rsd_fast.networks.layers import GroupNorm
 from rsd_fast.ops import _library
 from rsd_fast.ops.group_norm_silu import _group_norm_silu_backward
 
@@ -479,7 +480,7 @@ def test_group_norm_layer(silu):
 
 
 def test_only_the_norm_before_attention_has_no_silu():
-    block = Block(8, 8, 16, attention=True)
+    block = Block(8, 8, 16, SONG, attention=True)
     assert (block.norm0.silu, block.norm1.silu, block.norm2.silu) == (True, True, False)
 
 
