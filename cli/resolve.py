@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from rsd_fast import augmentation as augmentations
 from rsd_fast import corruptions, objectives, presets
 from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, RunConfig, Training
 from rsd_fast.corruptions import BoxMask, Corruption, Fourier
@@ -88,6 +89,10 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
     run, resume = start_or_resume(options)
     if resume:
         return resumed(run, Pretrain, options), True, None
+    with usage_errors():
+        preset = None if options["preset"] in (None, "auto") else presets.load(options["preset"])
+    if preset is not None:
+        options = options | {name: value for name, value in preset.observations.items() if options[name] is None}
     for name in ("data", "sigma_obs"):
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name.replace('_', '-')}'.")
@@ -100,11 +105,10 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
         )
         refuse_idle(options, objective_name, corruption)
         device = resolve_device(options["device"])
-        name = options["preset"]
-        if name in (None, "auto"):
-            name = presets.choose(observations.observation_shape[1], device)
-        preset = presets.load(name)
-        network = Network(**{**preset.NETWORK, **given(options, Network)})
+        preset = preset or presets.load(presets.choose(observations.observation_shape[1], device))
+        augment_probability = augmentation(options, preset, observations)
+        augment_dim = augmentations.LABELS if augment_probability else 0
+        network = Network(**{**preset.network, **given(options, Network), "augment_dim": augment_dim})
         if options["attn_resolutions"] is not None:
             sizes = [observations.observation_shape[1] >> level for level in range(len(network.channel_mult))]
             unknown = [r for r in options["attn_resolutions"] if r not in sizes]
@@ -113,14 +117,23 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
             levels = tuple(sizes.index(r) for r in options["attn_resolutions"])
             network = dataclasses.replace(network, attn_levels=levels)
         config = Pretrain(
-            preset=name,
+            preset=preset.name,
             observations=observations,
             network=network,
-            objective=Objective(name=objective_name, **given(options, Objective)),
-            training=training(preset.PRETRAIN, options, device),
+            objective=Objective(name=objective_name, **{**preset.objective, **given(options, Objective)}),
+            training=training(preset.pretrain, options, device),
+            augment_probability=augment_probability,
         )
         check_network(config)
     return config, False, source
+
+
+def augmentation(options: Options, preset: presets.Preset, observations: Observations) -> float:
+    """--augment-probability; the preset's where the images are clean, 0 where they are not."""
+    if options["augment_probability"] is not None:
+        return options["augment_probability"]
+    clean = observations.corruption == "identity" and observations.sigma_obs == 0
+    return preset.augment_probability if clean else 0.0
 
 
 def resolve_observations(options: Options) -> tuple[Observations, ImageArray, Corruption]:
@@ -217,6 +230,10 @@ def refuse_idle(options: Options, objective: str, corruption: Corruption) -> Non
         raise ValueError(f"delta: {what}")
     if options["masked_loss"] is not None and objective != "ambient":
         raise ValueError(f"masked_loss: is of objective 'ambient', not '{objective}'")
+    if options["hidden_noise"] is not None and not conditional:
+        raise ValueError(f"hidden_noise: objective '{objective}' hides nothing")
+    if options["label_dropout"] is not None and not options["cond"]:
+        raise ValueError("label_dropout: without --cond there are no labels")
     for name in ("consistency_steps", "consistency_primes"):
         if options[name] is not None and not options["consistency"]:
             raise ValueError(f"{name}: without --consistency there is no such term")
@@ -242,10 +259,10 @@ def distill_config(options: Options) -> tuple[Distill, bool]:
             preset=name,
             teacher=str(file),
             observations=teacher.observations,
-            network=dataclasses.replace(teacher.network, dropout=0.0),
+            network=dataclasses.replace(teacher.network, dropout=0.0, label_dropout=0.0),
             objective=teacher.objective,
-            distillation=Distillation(**{**preset.DISTILLATION, **given(options, Distillation)}),
-            training=training(preset.DISTILL, options, device),
+            distillation=Distillation(**{**preset.distillation, **given(options, Distillation)}),
+            training=training(preset.distill, options, device),
         ), False
 
 
@@ -326,6 +343,7 @@ def refuse_changes(run: Run, config: Any, options: Options) -> None:
     if isinstance(config, Pretrain):
         height = config.observations.observation_shape[1]
         saved["attn_resolutions"] = tuple(height >> level for level in config.network.attn_levels)
+        saved["augment_probability"] = config.augment_probability
         if options.get("cond") is not None:
             saved["cond"] = bool(config.observations.label_dim)
     for name, value in saved.items():

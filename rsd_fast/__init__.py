@@ -11,38 +11,57 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import (
+        augmentation,
         config,
+        convert,
         corruptions,
         data,
         engine,
         evaluation,
+        export,
+        hub,
         methods,
         networks,
         objectives,
         ops,
+        presets,
         sampling,
         schedules,
     )
+    from .hub.push import push_to_hub
     from .loading import load_denoiser, load_generator
+    from .pipeline import OneStepPipeline
 
 __all__ = [
+    "OneStepPipeline",
     "__version__",
+    "augmentation",
     "config",
+    "convert",
     "corruptions",
     "data",
     "engine",
     "evaluation",
+    "export",
+    "hub",
     "load_denoiser",
     "load_generator",
     "methods",
     "networks",
     "objectives",
     "ops",
+    "presets",
+    "push_to_hub",
     "sampling",
     "schedules",
 ]
 
-_FUNCTIONS = {"load_denoiser": "loading", "load_generator": "loading"}
+_FUNCTIONS = {
+    "OneStepPipeline": "pipeline",
+    "load_denoiser": "loading",
+    "load_generator": "loading",
+    "push_to_hub": "hub.push",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from .objectives import Objective
 
 FORMAT = 1  # of config.json and of the checkpoints' metadata
+HIDDEN_NOISE = ("infinite", "sigma")
 
 _Config = TypeVar("_Config")
 
@@ -64,7 +65,15 @@ class Network:
     attn_levels: tuple[int, ...] = (1,)
     augment_dim: int = 0
     dropout: float = 0.0
+    label_dropout: float = 0.0
+    gated: bool = False
+    hidden_noise: str = "infinite"  # what hidden pixels count as in the preconditioning: "infinite", or "sigma"
+    preconditioning: str = "edm"  # "vp" and "ve" for weights that were trained with those
     sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.hidden_noise not in HIDDEN_NOISE:
+            raise ValueError(f"hidden_noise: expected {' or '.join(HIDDEN_NOISE)}, got '{self.hidden_noise}'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +125,17 @@ class Pretrain:
     network: Network
     objective: Objective
     training: Training
+    augment_probability: float = 0.0  # of each of EDM's augmentations, of clean images alone
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.augment_probability <= 1:
+            raise ValueError(f"augment_probability: expected 0 to 1, got {self.augment_probability}")
+        o = self.observations
+        if self.augment_probability and (o.corruption != "identity" or o.sigma_obs > 0):
+            raise ValueError(
+                "augment_probability: EDM's augmentations compute pixels from others, which would teach the network "
+                "the corruption's traces; they are for clean images alone (--augment moves whole pixels)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

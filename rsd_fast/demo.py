@@ -99,9 +99,9 @@ def demo_teacher(source: ImageArray, seed: int, device: str, precision: str) -> 
             image_shape=source.image_shape,
             observation_shape=source.image_shape,
         ),
-        network=Network(**preset.NETWORK),
+        network=Network(**preset.network),
         objective=Objective(name="tweedie"),
-        training=Training(**preset.PRETRAIN, seed=seed, device=device, precision=precision),
+        training=Training(**preset.pretrain, seed=seed, device=device, precision=precision),
     )
 
 
@@ -114,8 +114,8 @@ def demo_generator(teacher: Pretrain, run: Path) -> Distill:
         observations=teacher.observations,
         network=teacher.network,
         objective=teacher.objective,
-        distillation=Distillation(**preset.DISTILLATION),
-        training=Training(**preset.DISTILL, seed=t.seed, device=t.device, precision=t.precision),
+        distillation=Distillation(**preset.distillation),
+        training=Training(**preset.distill, seed=t.seed, device=t.device, precision=t.precision),
     )
 
 

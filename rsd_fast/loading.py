@@ -1,4 +1,4 @@
-"""Trained networks from a run directory, a checkpoint folder or a model.safetensors file."""
+"""Trained networks from a run directory, a checkpoint folder, a model.safetensors file or the Hugging Face hub."""
 
 import math
 import os
@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import config as configs
 from . import corruptions, networks, ops
-from .config import Distill, Observations, Pretrain, RunConfig
-from .corruptions import Fourier, View
+from .config import Distill, Network, Observations, Pretrain, RunConfig
+from .corruptions import DrawnCorruption, Fourier, View
 from .engine import distributed
-from .engine.checkpoint import Run, RunError, load_into, load_model
+from .engine.checkpoint import Run, RunError, load_into, load_model, read_record
+from .hub.fetch import fetch, means_id
 from .methods.base import corruption_of, sample_teacher
 from .methods.distill import generate, latent_view
 from .networks import BANKS, Denoiser, one_hot, set_precision
@@ -45,6 +45,11 @@ class Generator(nn.Module):
     def view(self, index: Tensor, seed: int) -> View | None:
         """As in training, drawn for the samples number `index` [B] of `seed`; None for a generator that sees all."""
         return latent_view(self.config, self.corruption, index, seed)
+
+    def latent_mask(self, index: Tensor, seed: int) -> Tensor:
+        """What of the latents that view leaves: the mask [B, ...] of a generator from masked images or k-space."""
+        assert isinstance(self.corruption, DrawnCorruption)
+        return self.corruption.latent_draw(self.image_shape, index, seed, self.config.objective.delta).mask
 
     @torch.no_grad()
     def sample(self, num: int, seed: int = 0, *, labels: Tensor | None = None, batch: int = 256) -> Tensor:
@@ -90,7 +95,8 @@ def latents(
 def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") -> Generator:
     """The one-step generator of a distillation, averaged weights, in evaluation mode.
 
-    path: a run directory (its latest checkpoint), a checkpoint folder or a model.safetensors file.
+    path: a run directory (its latest checkpoint), a checkpoint folder, a model.safetensors file, or the id of a model
+    on the Hugging Face hub, `user/name` or `user/name@revision`.
     Raises RunError, one line that names the path, where it holds none.
     """
     denoiser, config, _ = load(path, device)
@@ -118,8 +124,8 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Loaded:
     file = model_file(path)
     tensors, metadata = load_model(file)
     try:
-        config, kimg = configs.from_json(metadata["config"]), float(metadata["kimg"])
-    except (KeyError, TypeError, ValueError) as error:
+        config, kimg = read_record(metadata)
+    except ValueError as error:
         raise RunError(f"{file}: {error}") from None
     denoiser = build_denoiser(config)
     for name in BANKS:
@@ -195,9 +201,11 @@ class Sampler:
 
 def model_file(path: str | os.PathLike) -> Path:
     """The model.safetensors that `path` means. Raises RunError."""
-    path = Path(path)
+    name, path = path, Path(path)
     if path.is_file():
         return path
+    if not path.exists() and means_id(name):
+        return fetch(os.fspath(name))
     if not path.exists():
         raise RunError(f"{path}: no such run, checkpoint folder or file")
     if (path / "model.safetensors").is_file():
@@ -218,16 +226,45 @@ def _hidden(observations: Observations) -> str:
 
 def build_denoiser(config: RunConfig) -> Denoiser:
     """A network with fresh weights, of the shapes and settings of a run. Raises ValueError on what does not fit."""
-    network, observations = config.network, config.observations
-    channels = observations.image_shape[0]
-    _, height, width = observations.observation_shape
+    observations = config.observations
+    channels, masked = observations.image_shape[0], config.objective.conditional
+    hidden = "pixels"
+    if masked:
+        hidden = "sigma" if config.network.hidden_noise == "sigma" else _hidden(observations)
+    try:
+        return build_network(
+            config.network,
+            (channels, *observations.observation_shape[1:]),
+            label_dim=observations.label_dim,
+            condition_channels=channels if masked else 0,
+            hidden=hidden,
+        )
+    except IndivisibleError as error:
+        raise ValueError(f"{observations.data}: {error}") from None
+
+
+class IndivisibleError(ValueError):
+    """Images whose sides the levels of a network do not divide."""
+
+
+def build_network(
+    network: Network,
+    image_shape: tuple[int, int, int],
+    *,
+    label_dim: int = 0,
+    condition_channels: int = 0,
+    hidden: str = "pixels",
+) -> Denoiser:
+    """A network with fresh weights for images [C, H, W], of a config's settings, or of a preset's:
+    `build_network(Network(**presets.load("edm-cifar10").network), (3, 32, 32))`. The rest as `networks.create`."""
+    channels, height, width = image_shape
     levels = len(network.channel_mult)
     if max(network.attn_levels, default=0) >= levels or min(network.attn_levels, default=0) < 0:
         raise ValueError(f"attn_levels: {list(network.attn_levels)} are not among the {levels} levels")
     if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
-        raise ValueError(
-            f"{observations.data}: {height}x{width} images do not divide by {2 ** (levels - 1)}, as a network of "
-            f"{levels} levels needs; pad or crop them, or give channel_mult fewer entries"
+        raise IndivisibleError(
+            f"{height}x{width} images do not divide by {2 ** (levels - 1)}, as a network of {levels} levels needs; pad "
+            "or crop them, or give channel_mult fewer entries"
         )
     return networks.create(
         network.architecture,
@@ -238,10 +275,13 @@ def build_denoiser(config: RunConfig) -> Denoiser:
         channel_mult=network.channel_mult,
         num_blocks=network.num_blocks,
         attn_resolutions=tuple(height >> level for level in network.attn_levels),
-        label_dim=observations.label_dim,
+        label_dim=label_dim,
         augment_dim=network.augment_dim,
         dropout=network.dropout,
         sigma_data=network.sigma_data,
-        condition_channels=channels if config.objective.conditional else 0,
-        hidden=_hidden(observations) if config.objective.conditional else "pixels",
+        label_dropout=network.label_dropout,
+        gated=network.gated,
+        preconditioning=network.preconditioning,
+        condition_channels=condition_channels,
+        hidden=hidden,
     )

@@ -18,6 +18,8 @@ if importlib.util.find_spec("rsd_fast.cli") is None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "rsd_fast"]:
         del sys.modules[name]
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before rsd_fast.kernels is imported
 

@@ -18,8 +18,8 @@ import rsd_fast
 from rsd_fast.cli.main import COMMANDS
 from rsd_fast.engine import Run
 from rsd_fast.loading import Sampler
+from tests.command_line import HERE, cli, run_in_process
 
-HERE = Path(__file__).parent  # where `python -m rsd_fast` finds the installed package, not the checkout
 NETWORK = ["--model-channels", "8", "--channel-mult", "1,2", "--num-blocks", "1", "--attn-resolutions", "4"]
 SHORT = [
     "--kimg",
@@ -33,33 +33,6 @@ SHORT = [
     "--device",
     "cpu",
 ]
-
-
-def cli(*args: object, code: int = 0) -> subprocess.CompletedProcess:
-    """Run `rsd-fast args` as its own process; one line on stderr where it fails, none of a traceback."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "rsd_fast", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE, check=False)
-    assert done.returncode == code, done.stderr
-    if code:
-        lines = done.stderr.strip().splitlines()
-        assert len(lines) == 1 and lines[0].startswith("Error: "), done.stderr
-    return done
-
-
-def run_in_process(capsys, *args: object) -> tuple[int, str, str]:
-    """The same without a new process, for the many cases of bad input."""
-    from rsd_fast.cli import main
-
-    old, sys.argv = sys.argv, ["rsd-fast", *map(str, args)]
-    try:
-        main.main()
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = old
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +241,7 @@ BAD_OPTIONS = {
     ("--sigma-obs", "-1"): "--sigma-obs",
     ("--sigma-obs", "nan"): "--sigma-obs",
     ("--batch", "10", "--micro-batch", "3"): "--batch: 10 is not divisible by micro-batch 3",
-    ("--preset", "huge"): "unknown preset 'huge'; known: auto, cifar10, digits, ffhq64, small",
+    ("--preset", "huge"): "unknown preset 'huge'; known: auto, afhqv2-64, celeba64, cifar10, digits,",
     ("--objective", "standard"): "use 'tweedie'",
     ("--attn-resolutions", "5"): "--attn-resolutions: [5] are not among the levels' heights",
     ("--lr", "0"): "--lr",

@@ -13,7 +13,7 @@ from rsd_fast.demo import run_demo
 
 def test_the_demo_writes_what_is_promised(tmp_path, monkeypatch):
     preset = presets.load("digits")
-    for settings in (preset.PRETRAIN, preset.DISTILL):
+    for settings in (preset.pretrain, preset.distill):
         for name, value in {"kimg": 0.128, "batch": 64, "log_kimg": 1.0, "snapshot_kimg": 1.0}.items():
             monkeypatch.setitem(settings, name, value)
     demo = run_demo(tmp_path / "demo", seed=3)

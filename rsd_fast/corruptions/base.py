@@ -132,15 +132,14 @@ class DrawnCorruption(Corruption):
     def adjoint(self, y: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         return self.transpose(y, self.draw(self.image_shape(_shape(y)), index, seed))  # type: ignore[arg-type]
 
-    def latent_view(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> View:
+    def latent_draw(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> Draw:
         """Through which a generator sees its latents number index [B]: as much as a teacher does in training.
 
         Of several coils it sees them as through one: latents need no maps, which sampling would have to have.
         """
         seed = (seed + LATENT_SEED) % 2**64  # apart from the draws that observe its images
         draw = self.draw(image_shape, index, seed)
-        kept = self.further(Draw(mask=draw.mask), delta, seed=seed, sample=index, step=0)
-        return self.view(kept, image_shape)
+        return self.further(Draw(mask=draw.mask), delta, seed=seed, sample=index, step=0)
 
 
 LATENT_SEED = 0x9E3779B97F4A7C15

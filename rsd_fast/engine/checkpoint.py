@@ -142,8 +142,20 @@ def checkpoint_name(kimg: float) -> str:
 
 
 def save_model(path: Path, tensors: dict[str, Tensor], config: RunConfig, kimg: float) -> None:
-    metadata = {"kind": KINDS[config.kind], "config": configs.to_json(config), "kimg": f"{kimg:g}"}
-    _save_tensors(path, tensors, {"rsd_fast": json.dumps(metadata)})
+    _save_tensors(path, tensors, {"rsd_fast": model_record(config, kimg)})
+
+
+def model_record(config: RunConfig, kimg: float) -> str:
+    """What a model.safetensors says of itself, JSON; `read_record` reads it."""
+    return json.dumps({"kind": KINDS[config.kind], "config": configs.to_json(config), "kimg": f"{kimg:g}"})
+
+
+def read_record(record: dict[str, str]) -> tuple[RunConfig, float]:
+    """(config, kimg). Raises ValueError."""
+    try:
+        return configs.from_json(record["config"]), float(record["kimg"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not written by rsd-fast ({error})") from None
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -12,6 +12,7 @@ from rsd_fast.config import Observations
 from rsd_fast.corruptions import DrawnCorruption, NoiseLevels
 from rsd_fast.data import ObservedDataset, open_source
 from rsd_fast.engine import Run, distributed
+from rsd_fast.hub.fetch import means_id
 from rsd_fast.loading import Sampler
 from rsd_fast.train import noise_levels, open_observations
 
@@ -118,8 +119,10 @@ def evaluate_path(
 
 
 def is_run(path: str) -> bool:
-    """Does the path name a run, a checkpoint folder or a model file (rather than images)?"""
+    """Does the path name a run, a checkpoint folder, a model file or one on the hub (rather than images)?"""
     folder = Path(path)
+    if not folder.exists() and means_id(path):
+        return True
     return folder.suffix == ".safetensors" or any((folder / n).is_file() for n in ("config.json", "model.safetensors"))
 
 

@@ -156,7 +156,8 @@ def latent_view(config: Distill, corruption: Corruption | None, index: Tensor, s
     if not config.objective.conditional:
         return None
     assert isinstance(corruption, DrawnCorruption)
-    return corruption.latent_view(config.observations.image_shape, index, seed, config.objective.delta)
+    shape = config.observations.image_shape
+    return corruption.view(corruption.latent_draw(shape, index, seed, config.objective.delta), shape)
 
 
 def generate(

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from rsd_fast import corruptions
+from rsd_fast import augmentation, corruptions
 from rsd_fast.config import Pretrain
 from rsd_fast.networks import Denoiser, one_hot
 
@@ -30,16 +30,20 @@ class PretrainMethod:
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert batch.observation is not None and batch.labels is not None
         y, draw, sigma_obs = batch.observation
+        seed, probability, augment_labels = self.config.training.seed, self.config.augment_probability, None
+        if probability:
+            y, augment_labels = augmentation.augment(y, probability, seed=seed, sample=batch.sample, step=batch.step)
         loss, sigma = self.config.objective.loss(
             phase.network,
             y,
             corruption=self.corruption,
             draw=draw,
             sigma_obs=sigma_obs,
-            seed=self.config.training.seed,
+            seed=seed,
             sample=batch.sample,
             step=batch.step,
             labels=one_hot(batch.labels, phase.network.label_dim),
+            augment_labels=augment_labels,
         )
         return loss, {"sigma": sigma}
 

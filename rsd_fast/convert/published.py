@@ -1,0 +1,222 @@
+"""The network in a published checkpoint: its weights by their published names, and its settings.
+
+A network is a module pickled with its source code (EDM, SiD, RSD), a module pickled plainly, or a state dict. Its
+structure is read off the names and shapes of its weights, of which the arguments that were pickled with a module must
+not speak otherwise; what no weight shows (dropout, sigma_data, the preconditioning) only they say.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsd_fast.config import Network
+
+from .unpickle import Node
+
+KEYS = ("G_ema", "ema", "G", "net", "network", "model", "state_dict", "model_state_dict")  # in order of preference
+GENERATOR_KEYS = ("G_ema", "G")
+PRECONDITIONINGS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
+POSITIONAL = ("img_resolution", "img_channels", "label_dim")
+WRAPPERS = {"module", "_orig_mod"}  # of DistributedDataParallel and torch.compile
+DEEPEST = 32  # modules within modules
+MOST_BLOCKS = 256  # of the encoder, so that a small file cannot ask for a large network to be built and compared
+
+
+@dataclass
+class Found:
+    """A network in a checkpoint."""
+
+    key: str  # where in the file; empty for the whole of it
+    tensors: dict[str, Tensor]  # by published name, `model.` first
+    class_name: str = ""  # of a module
+    arguments: dict[str, Any] = field(default_factory=dict)  # it was constructed with
+
+
+def find(checkpoint: Any, key: str | None = None) -> Found:
+    """The network at `key` of a checkpoint, or at the first of `KEYS` that holds one.
+
+    Raises ValueError where there is none.
+    """
+    found = _network(checkpoint, "")
+    if found is not None and key is None:
+        return found
+    entries = checkpoint if isinstance(checkpoint, Mapping) else {}
+    for name in (key,) if key else KEYS:
+        found = _network(entries[name], name) if name in entries else None
+        if found is not None:
+            return found
+    held = ", ".join(str(name) for name in list(entries)[:8]) or type(checkpoint).__name__
+    raise ValueError(f"holds no network{f' under {key!r}' if key else ''}; it holds {held}")
+
+
+def _network(value: Any, key: str) -> Found | None:
+    module = _module(value)
+    if module is not None:
+        class_name, attributes = module
+        return Found(key, _clean(_weights(attributes)), class_name, _arguments(attributes))
+    if isinstance(value, Mapping) and value and all(isinstance(v, Tensor) for v in value.values()):
+        return Found(key, _clean((str(name), tensor) for name, tensor in value.items()))
+    return None
+
+
+def _module(value: Any) -> tuple[str, Mapping[str, Any]] | None:
+    """(class name, attributes) of a pickled module."""
+    if not isinstance(value, Node):
+        return None
+    name, attributes = value.name.rpartition(".")[2], value.state
+    if value.args and isinstance(value.args[0], Mapping) and "class_name" in value.args[0]:  # with its source code
+        name, attributes = value.args[0]["class_name"], value.args[0].get("state")
+    if isinstance(attributes, Mapping) and "_parameters" in attributes and "_modules" in attributes:
+        return str(name), attributes
+    return None
+
+
+def _weights(attributes: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    if depth > DEEPEST:
+        raise ValueError(f"{prefix}: modules nested more than {DEEPEST} deep")
+    for kind in ("_parameters", "_buffers"):
+        for name, value in _mapping(attributes.get(kind)).items():
+            if isinstance(value, np.ndarray):
+                value = torch.from_numpy(value)
+            if isinstance(value, Tensor):
+                yield f"{prefix}{name}", value
+            elif value is not None:
+                raise ValueError(f"{prefix}{name}: expected a tensor, got {type(value).__name__}")
+    for name, value in _mapping(attributes["_modules"]).items():
+        module = _module(value)
+        if module is not None:
+            yield from _weights(module[1], f"{prefix}{name}.", depth + 1)
+        elif value is not None:
+            raise ValueError(f"{prefix}{name}: expected a module, got {type(value).__name__}")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _arguments(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    positional = attributes.get("_init_args") or ()
+    named = _mapping(attributes.get("_init_kwargs"))
+    return {**dict(zip(POSITIONAL, positional, strict=False)), **named}
+
+
+def _clean(weights: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Without the prefixes of wrappers; those of a bare network with the `model.` of its denoiser."""
+    tensors = {}
+    for name, tensor in weights:
+        name = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        tensors[name] = tensor
+    if any(name.startswith("enc.") for name in tensors):
+        tensors = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What the weights show of a network."""
+
+    image_size: int
+    in_channels: int
+    out_channels: int
+    label_dim: int
+    network: Network
+
+
+def structure(found: Found, preconditioning: str | None = None) -> Structure:
+    """The settings of a network. Raises ValueError where it is none of the published kinds, or contradicts itself.
+
+    preconditioning: of a state dict, which does not say; "edm" where it is not given.
+    """
+    shapes = {name.removeprefix("model."): tuple(tensor.shape) for name, tensor in found.tensors.items()}
+    pattern = re.compile(r"enc\.(\d{1,5})x\1_(conv|down|block\d+|aux_residual)\.")
+    sizes = sorted({int(match[1]) for name in shapes if (match := pattern.match(name))}, reverse=True)
+    if not sizes or f"enc.{sizes[0]}x{sizes[0]}_conv.weight" not in shapes:
+        raise ValueError("holds no network of the published kinds (DDPM++, NCSN++, ADM): it has no enc.RxR_conv")
+    size = sizes[0]
+    architecture = "ddpmpp"
+    if "map_noise.freqs" in shapes:
+        architecture = "ncsnpp"
+    elif "out_conv.weight" in shapes:
+        architecture = "adm"
+    last = "out_conv" if architecture == "adm" else f"dec.{size}x{size}_aux_conv"
+    try:
+        model_channels = shapes["map_layer0.weight"][0] // 4
+        widths = [shapes[f"enc.{r}x{r}_block0.conv1.weight"][0] for r in sizes]
+        result = Structure(
+            image_size=size,
+            in_channels=shapes[f"enc.{size}x{size}_conv.weight"][1],
+            out_channels=shapes[f"{last}.weight"][0],
+            label_dim=shapes["map_label.weight"][1] if "map_label.weight" in shapes else 0,
+            network=Network(
+                architecture=architecture,
+                model_channels=model_channels,
+                channel_mult=tuple(width // model_channels for width in widths),
+                num_blocks=sum(bool(re.match(rf"enc\.{size}x{size}_block\d+\.conv0\.weight", name)) for name in shapes),
+                attn_levels=tuple(i for i, r in enumerate(sizes) if f"enc.{r}x{r}_block0.qkv.weight" in shapes),
+                augment_dim=shapes["map_augment.weight"][1] if "map_augment.weight" in shapes else 0,
+                dropout=_number(found, "dropout", 0.0),
+                label_dropout=_number(found, "label_dropout", 0.0),
+                gated=any(name.endswith(".gate_weight") for name in shapes),
+                preconditioning=_preconditioning(found, preconditioning),
+                sigma_data=_number(found, "sigma_data", 0.5),
+            ),
+        )
+    except KeyError as error:
+        raise ValueError(f"is no network of the published kinds: it has no {error.args[0]}") from None
+    except (IndexError, ZeroDivisionError):
+        raise ValueError("is no network of the published kinds: its weights have other shapes") from None
+    if len(sizes) * result.network.num_blocks > MOST_BLOCKS:
+        raise ValueError(f"is no network of the published kinds: it has {result.network.num_blocks} blocks a level")
+    _compare(found.arguments, result)
+    return result
+
+
+def _number(found: Found, name: str, default: float) -> float:
+    value = found.arguments.get(name, default)
+    if not isinstance(value, int | float):
+        raise ValueError(f"contradicts itself: {name} is {type(value).__name__} by its arguments, and no number")
+    return float(value)
+
+
+def _preconditioning(found: Found, given: str | None) -> str:
+    named = PRECONDITIONINGS.get(found.class_name)
+    if found.class_name.endswith("Precond") and named is None:
+        known = ", ".join(PRECONDITIONINGS)
+        raise ValueError(f"has the preconditioning {found.class_name}, which cannot be converted; {known} can")
+    if given and named and given != named:
+        raise ValueError(f"has the preconditioning '{named}', not '{given}'")
+    return named or given or "edm"
+
+
+def _compare(arguments: dict[str, Any], found: Structure) -> None:
+    """ValueError where a module's own arguments contradict its weights."""
+    network = found.network
+    shown: dict[str, Any] = {
+        "img_resolution": found.image_size,
+        "label_dim": found.label_dim,
+        "model_type": "DhariwalUNet" if network.architecture == "adm" else "SongUNet",
+        "model_channels": network.model_channels,
+        "channel_mult": list(network.channel_mult),
+        "num_blocks": network.num_blocks,
+        "augment_dim": network.augment_dim,
+    }
+    if network.architecture != "adm":
+        ncsnpp = network.architecture == "ncsnpp"
+        shown |= {
+            "embedding_type": "fourier" if ncsnpp else "positional",
+            "encoder_type": "residual" if ncsnpp else "standard",
+            "decoder_type": "standard",
+            "resample_filter": [1, 3, 3, 1] if ncsnpp else [1, 1],
+        }
+    for name, value in shown.items():
+        said = arguments.get(name, value)
+        if (
+            not isinstance(said, int | str | list | tuple)
+            or (said if isinstance(said, int | str) else list(said)) != value
+        ):
+            raise ValueError(f"contradicts itself: {name} is {said} by its arguments, {value} by its weights")

@@ -1,0 +1,172 @@
+"""A run, pushed with a card that says what it is."""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rsd_fast import __version__
+from rsd_fast import config as configs
+from rsd_fast.config import Distill, RunConfig
+from rsd_fast.engine.checkpoint import Run, RunError, load_model, read_record, save_model
+from rsd_fast.loading import model_file
+
+from .fetch import client, reason
+
+
+def push_to_hub(
+    run: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool = False,
+    license: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload a run's averaged weights, config, sample grid and `model_card` as the hub's model `user/name`.
+
+    run: a run directory, or what convert wrote. license: the hub's name of one, for the card. token: of the hub; by
+    default the one that `hf auth login` stored. What only the machine knows of (paths of the data and the teacher) is
+    left out. Returns the model's address. Raises RunError, one line that names the cause.
+    """
+    hub = client(os.fspath(run))
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(run, Path(folder), repo_id=repo_id, license=license)
+        try:
+            api = hub.HfApi(token=token)
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"rsd-fast {__version__}")
+        except Exception as error:
+            raise RunError(f"{repo_id}: could not be pushed: {reason(error)}") from None
+    return str(address)
+
+
+def write_folder(
+    run: str | os.PathLike, folder: Path, *, repo_id: str = "user/name", license: str | None = None
+) -> None:
+    """What `push_to_hub` uploads: model.safetensors, config.json, README.md and samples.png."""
+    file = model_file(run)
+    tensors, metadata = load_model(file)
+    config, kimg = read_record(metadata)
+    config = public(config)
+    save_model(folder / "model.safetensors", tensors, config, kimg)
+    (folder / "config.json").write_text(configs.to_json(config), encoding="utf-8")
+    samples = Run(Path(run)).samples / f"{file.parent.name}.png"
+    if samples.is_file():
+        shutil.copyfile(samples, folder / "samples.png")
+    metrics = _metrics(Run(Path(run)).metrics_path, file.parent.name)
+    parameters = sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith("_bank"))
+    card = model_card(config, kimg, parameters, metrics, repo_id=repo_id, license=license, picture=samples.is_file())
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def public(config: RunConfig) -> RunConfig:
+    """The config without the folders of this machine."""
+    name = Path(config.observations.data).name
+    config = dataclasses.replace(config, observations=dataclasses.replace(config.observations, data=name))
+    if isinstance(config, Distill):
+        parts = [part for part in Path(config.teacher).parts if part not in ("model.safetensors", "checkpoints")]
+        config = dataclasses.replace(config, teacher="/".join(parts[-2:]).lstrip("/"))
+    return config
+
+
+def _metrics(path: Path, checkpoint: str) -> list[dict[str, Any]]:
+    """The newest evaluation of each kind, of a checkpoint, from a run's metrics.jsonl."""
+    newest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # the last line of a process that was killed while it wrote
+            if record.get("checkpoint") == checkpoint:
+                newest[tuple(record.get(k) for k in ("metric", "reference", "num", "features", "seed"))] = record
+    return list(newest.values())
+
+
+def model_card(
+    config: RunConfig,
+    kimg: float,
+    parameters: int,
+    metrics: list[dict[str, Any]],
+    *,
+    repo_id: str = "user/name",
+    license: str | None = None,
+    picture: bool = False,
+) -> str:
+    """The model's README.md: what it was trained on, how that was corrupted, its metrics, and how to use it."""
+    o, network, one_step = config.observations, config.network, isinstance(config, Distill)
+    shape = "x".join(map(str, o.image_shape))
+    title = repo_id.partition("/")[2].partition("@")[0]
+    clean = o.corruption == "identity" and o.sigma_obs == 0
+    seen = "images" if clean else "corrupted images alone, y = A(x) + sigma_obs eps"
+    what = f"A diffusion teacher D(x, sigma) of {seen}."
+    if one_step:
+        what = f"A one-step image generator, distilled from a diffusion teacher of {seen}."
+    noise = f"{o.sigma_obs:g}" if o.sigma_obs_min is None else f"{o.sigma_obs_min:g} to {o.sigma_obs:g}"
+    if o.clean_share:
+        noise += f", but {100 * o.clean_share:g} % of the images without"
+    rows = [
+        ("images", f"{shape} (C, H, W), values in [-1, 1]"),
+        ("data", f"{o.data}" + (f", {o.num_images} images" if o.num_images else "")),
+        ("corruption A", f"`{o.corruption}`" + (" (simulated, once for each image)" if o.simulate else "")),
+        ("noise sigma_obs", noise),
+        ("classes", str(o.label_dim) if o.label_dim else "none"),
+        ("objective", config.objective.name),
+        ("network", f"{network.architecture}, {parameters:,} weights"),
+        ("trained on", f"{kimg:g} thousand images" if kimg else "not known (converted)"),
+    ]
+    if isinstance(config, Distill):
+        d = config.distillation
+        rows.append(("distillation", f"{d.loss}, alpha {d.alpha:g}, sigma_init {d.sigma_init:g}"))
+    front = ["library_name: rsd-fast", "pipeline_tag: unconditional-image-generation"]
+    front += [f"license: {license}"] if license else []
+    front += ["tags:", "- diffusion", "- restoration-score-distillation", "- corrupted-data"]
+    table = [f"| {name} | {value} |" for name, value in rows]
+    if metrics:
+        measured = ["| metric | value | samples | reference | features |", "|---|---|---|---|---|"]
+        measured += [
+            f"| {m['metric']} | {m['value']:.4f} | {m['num']} | {Path(str(m['reference'])).name} | {m['features']} |"
+            for m in metrics
+        ]
+    else:
+        measured = ["None recorded; `rsd-fast evaluate` appends them to a run."]
+    use = (
+        f'generator = rsd_fast.load_generator("{repo_id}")\nimages = generator.sample(16, seed=0)  # [16, {shape}]'
+        if one_step
+        else f'denoiser = rsd_fast.load_denoiser("{repo_id}")  # D(x, sigma)'
+    )
+    return "\n".join(
+        [
+            "---",
+            *front,
+            "---",
+            f"# {title}",
+            "",
+            what,
+            f"Made with rsd-fast {__version__}, restoration score distillation"
+            " ([arXiv 2505.13377](https://arxiv.org/abs/2505.13377)).",
+            "",
+            *(["![Samples](samples.png)", ""] if picture else []),
+            "| | |",
+            "|---|---|",
+            *table,
+            "",
+            "## Metrics",
+            "",
+            *measured,
+            "",
+            "## Use",
+            "",
+            "```python",
+            "import rsd_fast",
+            "",
+            use,
+            "```",
+            "",
+            "`config.json` has every setting. The weights are safetensors: nothing in them is executed.",
+            "",
+        ]
+    )
