@@ -53,14 +53,14 @@ def convert(source: str, out: str, to: str, **given: Any) -> None:
 
     from .resolve import usage_errors
 
-    described = {name: value for name, value in given.items() if value is not None}
+    described = {name: value for name, value in given.items() if value not in (None, "auto")}
     if to != "run" and described:
         option = next(iter(described)).replace("_", "-")
         raise click.UsageError(f"--{option}: describes a published checkpoint; with --to {to} there is none")
     if to == "run":
         with usage_errors():
             description = converters.Described(**described)
-        config = converters.convert(source, out, description)
+            config = converters.convert(source, out, description)
         kind = "denoiser" if isinstance(config, Pretrain) else "one-step generator"
         shape = "x".join(map(str, config.observations.image_shape))
         classes = f", {config.observations.label_dim} classes" if config.observations.label_dim else ""

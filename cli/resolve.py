@@ -12,6 +12,7 @@ import click
 from rsd_fast import augmentation as augmentations
 from rsd_fast import corruptions, objectives, presets
 from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, RunConfig, Training
+from rsd_fast.convert import CheckpointError
 from rsd_fast.corruptions import BoxMask, Corruption, Fourier
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.data.array import to_pixels
@@ -30,7 +31,7 @@ def usage_errors() -> Iterator[None]:
     """A ValueError about a field becomes a usage error about its option: `lr: ...` -> `--lr: ...`."""
     try:
         yield
-    except DataError:  # a ValueError, too, but about a file
+    except (DataError, CheckpointError):  # ValueErrors, too, but about a file
         raise
     except ValueError as error:
         field, colon, rest = str(error).partition(": ")
@@ -92,14 +93,16 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
     with usage_errors():
         preset = None if options["preset"] in (None, "auto") else presets.load(options["preset"])
     if preset is not None:
-        options = options | {name: value for name, value in preset.observations.items() if options[name] is None}
+        # What noise real observations hold, a preset cannot know.
+        known = {k: v for k, v in preset.observations.items() if k != "sigma_obs" or options["simulate"]}
+        options = options | {name: value for name, value in known.items() if options[name] is None}
     for name in ("data", "sigma_obs"):
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name.replace('_', '-')}'.")
     with usage_errors():
         observations, source, corruption = resolve_observations(options)
         if options["cond"] and not source.label_dim:
-            raise click.UsageError(f"--cond: {options['data']} has no labels")
+            raise click.UsageError(f"--cond: {options['data']} has no labels; --no-cond trains without")
         objective_name = objectives.resolve(
             options["objective"], observations.sigma_obs, corruption, observations.image_shape
         )

@@ -15,6 +15,7 @@ from .objectives import Objective
 
 FORMAT = 1  # of config.json and of the checkpoints' metadata
 HIDDEN_NOISE = ("infinite", "sigma")
+MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, MOST_PIXELS = 256, 2**15, 2**20, 2**14  # far beyond any use
 
 _Config = TypeVar("_Config")
 
@@ -43,6 +44,12 @@ class Observations:
             raise ValueError(f"sigma_obs: expected at least 0, got {self.sigma_obs:g}")
         if self.sigma_obs_min is not None and not 0 <= self.sigma_obs_min <= self.sigma_obs:
             raise ValueError(f"sigma_obs: expected 0 <= least <= greatest, got {self.sigma_obs_min}:{self.sigma_obs}")
+        for name in ("image_shape", "observation_shape"):
+            shape = getattr(self, name)
+            if len(shape) != 3 or not all(1 <= size <= MOST_PIXELS for size in shape):
+                raise ValueError(f"{name}: expected C, H and W, each 1 to {MOST_PIXELS}, got {list(shape)}")
+        if not 0 <= self.label_dim <= MOST_CLASSES:
+            raise ValueError(f"label_dim: expected 0 to {MOST_CLASSES}, got {self.label_dim}")
         if not 0 <= self.clean_share < 1:
             raise ValueError(f"clean_share: expected 0 <= clean_share < 1, got {self.clean_share}")
 
@@ -74,6 +81,16 @@ class Network:
     def __post_init__(self) -> None:
         if self.hidden_noise not in HIDDEN_NOISE:
             raise ValueError(f"hidden_noise: expected {' or '.join(HIDDEN_NOISE)}, got '{self.hidden_noise}'")
+        if not 0 < self.sigma_data < float("inf"):
+            raise ValueError(f"sigma_data: expected more than 0, got {self.sigma_data}")
+        # So that a file of a few bytes cannot ask for a network that takes all memory and time to describe.
+        if len(self.channel_mult) * self.num_blocks > MOST_BLOCKS:
+            raise ValueError(f"num_blocks: at most {MOST_BLOCKS} blocks in all levels, got {self.num_blocks} in each")
+        widest = self.model_channels * max(self.channel_mult, default=1)
+        if widest > MOST_CHANNELS:
+            raise ValueError(f"model_channels: at most {MOST_CHANNELS} in a level, got {widest}")
+        if self.augment_dim > MOST_CHANNELS:
+            raise ValueError(f"augment_dim: at most {MOST_CHANNELS}, got {self.augment_dim}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +213,7 @@ def from_json(text: str) -> RunConfig:
     """The config of `to_json`. Raises ValueError that names an unknown, missing or ill-typed field."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(values, dict) or values.get("kind") not in KINDS:
         raise ValueError("not the configuration of a run: 'kind' is neither pretrain nor distill")

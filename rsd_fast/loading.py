@@ -119,21 +119,37 @@ class Loaded(NamedTuple):
     kimg: float  # thousand images it was trained on
 
 
-def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Loaded:
-    """The product of a run of either kind. Arguments and errors as load_generator."""
+def load(path: str | os.PathLike, device: str | torch.device = "cpu", *, trusted: bool = False) -> Loaded:
+    """The product of a run of either kind. Arguments and errors as load_generator.
+
+    An operator in a module of one's own is imported for runs alone, and for files that are `trusted`.
+    """
     file = model_file(path)
     tensors, metadata = load_model(file)
     try:
         config, kimg = read_record(metadata)
+        if not trusted and not Run.holds(file):
+            refuse_foreign(config)
+        with torch.device("meta"):  # so that nothing is allocated that the file does not hold
+            denoiser = build_denoiser(config)
     except ValueError as error:
         raise RunError(f"{file}: {error}") from None
-    denoiser = build_denoiser(config)
     for name in BANKS:
         if name in tensors:
-            setattr(denoiser, name, torch.empty_like(tensors[name]))
-    load_into(denoiser, tensors, file)
+            setattr(denoiser, name, tensors[name])
+    load_into(denoiser, tensors, file, assign=True)
     denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Loaded(denoiser.eval().requires_grad_(False), config, kimg)
+
+
+def refuse_foreign(config: RunConfig) -> None:
+    """ValueError for an operator that is not ours and not imported: files from elsewhere must not choose what is."""
+    modules = corruptions.foreign_modules(config.observations.corruption)
+    if modules:
+        raise ValueError(
+            f"names an operator in module {modules[0]!a}, which is not imported for a file's sake; "
+            "in Python, import it first"
+        )
 
 
 class Sampler:

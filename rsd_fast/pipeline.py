@@ -64,7 +64,10 @@ class OneStepPipeline:
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type: expected pil, np or pt, got '{output_type}'")
         if class_labels is not None:
-            class_labels = torch.as_tensor(class_labels).expand(batch_size)
+            class_labels = torch.as_tensor(class_labels)
+            if class_labels.is_floating_point() or class_labels.shape not in ((), (1,), (batch_size,)):
+                raise ValueError(f"class_labels: expected one integer or {batch_size}, got {class_labels.tolist()}")
+            class_labels = class_labels.expand(batch_size)
         place = generator.device if generator is not None else "cpu"
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device=place))
         images = self.generator.sample(batch_size, seed, labels=class_labels)

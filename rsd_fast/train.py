@@ -58,7 +58,7 @@ def distill(config: Distill, out: str | os.PathLike, *, resume: bool = False) ->
             shutil.copyfile(config.teacher, temporary)
 
     def method(run: Run, device: torch.device) -> Method:
-        teacher = load(run.teacher_path).network
+        teacher = load(run.teacher_path, trusted=True).network
         return DistillMethod(config, _place(teacher, config, device))
 
     return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method)

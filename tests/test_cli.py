@@ -241,7 +241,7 @@ BAD_OPTIONS = {
     ("--sigma-obs", "-1"): "--sigma-obs",
     ("--sigma-obs", "nan"): "--sigma-obs",
     ("--batch", "10", "--micro-batch", "3"): "--batch: 10 is not divisible by micro-batch 3",
-    ("--preset", "huge"): "unknown preset 'huge'; known: auto, afhqv2-64, celeba64, cifar10, digits,",
+    ("--preset", "huge"): "unknown preset 'huge'; known: afhqv2-64, celeba64, cifar10, digits,",
     ("--objective", "standard"): "use 'tweedie'",
     ("--attn-resolutions", "5"): "--attn-resolutions: [5] are not among the levels' heights",
     ("--lr", "0"): "--lr",

@@ -115,7 +115,7 @@ def test_presets_are_listed_and_shown(capsys):
     _, as_json, _ = run_in_process(capsys, "presets", "edm-imagenet64", "--json")
     assert json.loads(as_json)["network"]["architecture"] == "adm"
     code, _, error = run_in_process(capsys, "presets", "huge")
-    assert code == 2 and "unknown preset 'huge'; known: auto, afhqv2-64" in error
+    assert code == 2 and "unknown preset 'huge'; known: afhqv2-64" in error
 
 
 def test_a_preset_gives_the_settings_and_every_option_overrides_it(clean, tmp_path, capsys):

@@ -1,6 +1,10 @@
 """Published checkpoints become runs, and runs state dicts: by their numbers, and without trust in what they say."""
 
 import json
+import sys
+import time
+import types
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -11,10 +15,10 @@ import rsd_fast
 from rsd_fast import convert, networks, presets
 from rsd_fast.config import Distill, Network, Pretrain
 from rsd_fast.convert import CheckpointError, Described
-from rsd_fast.engine.checkpoint import RunError, save_model
+from rsd_fast.engine.checkpoint import RunError, model_record, save_model
 from rsd_fast.loading import build_denoiser, build_network, load
 from rsd_fast.networks import BANKS
-from tests import edm_files, tiny
+from tests import edm_files, generators, tiny
 
 SETTINGS = {
     "image_size": 16,
@@ -102,7 +106,8 @@ def test_the_preconditioning_is_that_of_the_pickled_class(tmp_path, class_name, 
 def test_a_generator_is_known_by_its_key_or_by_what_it_is_called(tmp_path, key, kind, made):
     denoiser = network()
     edm_files.write_pickle(tmp_path / "sid.pkl", denoiser, key=key, **ARGUMENTS)
-    config = convert.convert(tmp_path / "sid.pkl", tmp_path / "out", Described(kind=kind, sigma_init=3.0))
+    sigma_init = 3.0 if made is Distill else None
+    config = convert.convert(tmp_path / "sid.pkl", tmp_path / "out", Described(kind=kind, sigma_init=sigma_init))
     assert type(config) is made
     if made is Distill:
         generator = rsd_fast.load_generator(tmp_path / "out")
@@ -207,7 +212,184 @@ def test_the_result_serves_wherever_a_run_does(tmp_path):
     assert not torch.equal(weights["model.map_layer0.weight"], before["model.map_layer0.weight"])
 
 
+def test_a_run_with_masks_of_its_data_comes_back_with_them(tmp_path):
+    config = generators.config("mask")
+    denoiser = generators.generator("mask").denoiser
+    denoiser.mask_bank = (torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).to(torch.uint8)
+    (tmp_path / "run").mkdir()
+    save_model(tmp_path / "run" / "model.safetensors", denoiser.state_dict(), config, 3.0)
+    convert.write_state_dict(tmp_path / "run", tmp_path / "gen.pt")
+    convert.convert(tmp_path / "gen.pt", tmp_path / "back")
+    before, after = (tmp_path / name / "model.safetensors" for name in ("run", "back"))
+    assert before.read_bytes() == after.read_bytes()
+    assert torch.equal(*(rsd_fast.load_generator(tmp_path / name).sample(3, seed=1) for name in ("run", "back")))
+    with pytest.raises(ValueError, match=r"carries a mask_bank of its data; a .pt has room for that"):
+        convert.write_state_dict(tmp_path / "run", tmp_path / "gen.safetensors")
+
+
+def without_filters(state):
+    return {name: tensor for name, tensor in state.items() if not name.endswith("resample_filter")}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"net.{name}": tensor for name, tensor in state.items()},
+        lambda state: {f"ema_model.{name}": tensor for name, tensor in state.items()} | {"steps": 12},
+        lambda state: {"model": {"ema": state, "step": 3}},
+        without_filters,
+    ],
+    ids=["net", "counters", "nested", "no-filters"],
+)
+def test_state_dicts_of_other_programs_open(tmp_path, wrap):
+    denoiser = network("ncsnpp")
+    torch.save(wrap(state_of(denoiser)), tmp_path / "state.pt")
+    convert.convert(tmp_path / "state.pt", tmp_path / "out")
+    loaded = rsd_fast.load_denoiser(tmp_path / "out").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state_of(denoiser).items())
+
+
 # What does not fit
+
+
+def ours(file, change=lambda config: config, record=None):
+    """A model file of ours whose record was tampered with: of a config that is changed, or any."""
+    full = json.loads(model_record(tiny.pretrain(), 1.0))
+    config = json.loads(full["config"])
+    change(config)
+    text = json.dumps({**full, "config": json.dumps(config)}) if record is None else record
+    state = state_of(build_denoiser(tiny.pretrain()))
+    if file.suffix == ".safetensors":
+        safetensors.torch.save_file(state, file, {"rsd_fast": text})
+    else:
+        torch.save(state, file)
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/rsd_fast.json", text)
+    return file
+
+
+def names_operator(spec, objective="ambient"):
+    def change(config):
+        config["observations"]["corruption"] = spec
+        config["objective"]["name"] = objective
+
+    return change
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("spec", ["evil_operator.x", "compose:identity+evil_operator.x:a=1.5+identity"])
+@pytest.mark.parametrize("objective", ["ambient", "tweedie"])
+def test_a_file_makes_nobody_import_what_it_names(tmp_path, monkeypatch, suffix, spec, objective):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil_operator.py").write_text("open('imported', 'w')")
+    file = ours(tmp_path / f"model{suffix}", names_operator(spec, objective))
+    with pytest.raises(CheckpointError, match=r"model.*: names an operator in module 'evil_operator'"):
+        convert.convert(file, tmp_path / "out")
+    if suffix == ".safetensors":
+        with pytest.raises(RunError, match="names an operator in module 'evil_operator', which is not imported"):
+            rsd_fast.load_denoiser(file)
+    assert not (tmp_path / "imported").exists() and "evil_operator" not in sys.modules
+
+
+def test_an_operator_of_a_run_of_ones_own_is_imported(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "000001").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    (run / "latest").write_text("000001")
+    file = ours(run / "checkpoints" / "000001" / "model.safetensors", names_operator("my_operator.x", "tweedie"))
+    assert load(run).config.observations.corruption == "my_operator.x"
+    file.rename(tmp_path / "model.safetensors")
+    with pytest.raises(RunError, match="my_operator"):
+        load(tmp_path / "model.safetensors")
+    monkeypatch.setitem(sys.modules, "my_operator", types.ModuleType("my_operator"))
+    load(tmp_path / "model.safetensors")
+
+
+def set_in(section, **values):
+    return lambda config: config[section].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_in("network", num_blocks=10**9), "num_blocks: at most 256"),
+        (set_in("network", model_channels=2**50), "model_channels: at most"),
+        (set_in("network", model_channels=8192, num_blocks=20), r"expected \[32768|Missing"),
+        (set_in("network", augment_dim=2**40), "augment_dim: at most"),
+        (set_in("network", sigma_data=float("nan")), "sigma_data: expected more than 0"),
+        (set_in("network", channel_mult=[1] * 300), "num_blocks: at most 256"),
+        (set_in("observations", label_dim=2**62), "label_dim: expected 0 to"),
+        (set_in("observations", image_shape=[]), "image_shape: expected C, H and W"),
+        (set_in("observations", observation_shape=[1, 2**40, 2**40]), "observation_shape: expected"),
+    ],
+)
+def test_what_a_small_file_says_of_itself_costs_nothing(tmp_path, change, message):
+    for suffix, opens, error in (
+        (".pt", lambda file: convert.convert(file, tmp_path / "out"), CheckpointError),
+        (".safetensors", rsd_fast.load_denoiser, RunError),
+    ):
+        start = time.process_time()
+        with pytest.raises(error, match=message) as caught:
+            opens(ours(tmp_path / f"model{suffix}", change))
+        assert time.process_time() - start < 5
+        assert "\n" not in str(caught.value) and f"model{suffix}" in str(caught.value)
+
+
+@pytest.mark.parametrize("record", ["[" * 200_000, '{"config": "' + "[" * 200_000 + '"}', "[1]", '"x"', "{", "3"])
+def test_a_record_that_is_none_is_refused_in_one_line(tmp_path, record):
+    with pytest.raises(CheckpointError, match=r"model.pt: ") as caught:
+        convert.convert(ours(tmp_path / "model.pt", record=record), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RunError, match=r"model.safetensors: ") as caught:
+        rsd_fast.load_denoiser(ours(tmp_path / "model.safetensors", record=record))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("described", "field"),
+    [
+        (Described(kind="generator"), "kind"),
+        (Described(sigma_obs=0.3), "sigma_obs"),
+        (Described(corruption="box_mask:size=2"), "corruption"),
+    ],
+)
+def test_a_file_of_ours_needs_no_description(tmp_path, described, field):
+    with pytest.raises(ValueError, match=f"^{field}: .*model.pt says itself what it is"):
+        convert.convert(ours(tmp_path / "model.pt"), tmp_path / "out", described)
+
+
+def test_sigma_init_is_refused_for_a_denoiser(tmp_path):
+    torch.save(state_of(network()), tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"^sigma_init: is of a generator"):
+        convert.convert(tmp_path / "state.pt", tmp_path / "out", Described(sigma_init=3.0))
+
+
+def test_weights_that_share_their_storage_do_not_multiply(tmp_path):
+    """Views of one value: a file of a few kB would become the whole network."""
+    state = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in state_of(network()).items()}
+    torch.save(state, tmp_path / "expanded.pt")
+    with pytest.raises(CheckpointError, match=r"expanded.pt: "):
+        convert.convert(tmp_path / "expanded.pt", tmp_path / "out")
+    wide = state_of(network(model_channels=128))
+    pool = torch.zeros(max(map(torch.numel, wide.values())))
+    shared = {name: pool[: tensor.numel()].view(tensor.shape) for name, tensor in wide.items()}
+    torch.save(without_filters(shared), tmp_path / "shared.pt")
+    with pytest.raises(CheckpointError, match="they share storages"):
+        convert.convert(tmp_path / "shared.pt", tmp_path / "out")
+
+
+def test_modules_within_one_another_do_not_multiply_their_names(tmp_path):
+    import pickle
+
+    with edm_files.published_modules():
+        inner = edm_files.Persistent("Linear", {"_parameters": {"weight": torch.zeros(1)}, "_modules": {}})
+        for _ in range(13):
+            inner = edm_files.Persistent("Linear", {"_parameters": {}, "_modules": {"a" * 50_000: inner, "b": inner}})
+        (tmp_path / "names.pkl").write_bytes(pickle.dumps({"ema": inner}))
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match=r"names.pkl: .*modules nested"):
+        convert.convert(tmp_path / "names.pkl", tmp_path / "out")
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -218,14 +400,27 @@ def test_the_result_serves_wherever_a_run_does(tmp_path):
         ({"model_type": "DhariwalUNet"}, "model_type"),
         ({"resample_filter": [1, 3, 3, 1]}, "resample_filter"),
         ({"label_dim": torch.zeros(3)}, "label_dim"),
+        ({"label_dim": "\x1b" * 10**6}, "label_dim"),
+        ({"attn_resolutions": [16]}, "attn_resolutions"),
         ({"dropout": "much"}, "dropout"),
     ],
 )
 def test_arguments_that_contradict_the_weights_are_refused(tmp_path, change, message):
     edm_files.write_pickle(tmp_path / "edm.pkl", network(), **{**ARGUMENTS, **change})
-    with pytest.raises(ValueError, match=f"edm.pkl: contradicts itself: .*{message}"):
+    with pytest.raises(CheckpointError, match=f"edm.pkl: contradicts itself: .*{message}") as caught:
         convert.convert(tmp_path / "edm.pkl", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert len(str(caught.value)) < 400 and not (tmp_path / "out").exists()
+
+
+def test_a_vp_network_of_other_constants_is_refused(tmp_path):
+    for arguments, fits in (({"beta_d": 19.9, "M": 1000}, True), ({"beta_d": 5.0}, False), ({"M": 100}, False)):
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.pkl"
+        edm_files.write_pickle(file, network(), class_name="VPPrecond", **ARGUMENTS, **arguments)
+        if fits:
+            convert.convert(file, tmp_path / "out")
+        else:
+            with pytest.raises(CheckpointError, match=f"{next(iter(arguments))} is .* by its arguments"):
+                convert.convert(file, tmp_path / "other")
 
 
 def broken(change):
@@ -239,6 +434,8 @@ def broken(change):
     [
         (broken(lambda s: s.pop("model.dec.8x8_in1.conv1.bias")), r"lacks model.dec.8x8_in1.conv1.bias \[32\]"),
         (broken(lambda s: s.update({"model.extra": torch.ones(1)})), "holds model.extra"),
+        (broken(lambda s: s.update({"model.map_layer1.bias": torch.ones(64) * 1j})), "expected real numbers"),
+        (broken(lambda s: s.update({"model.map_layer1.bias": torch.ones(64, dtype=int)})), "expected real numbers"),
         (broken(lambda s: s.update({"model.map_layer1.bias": torch.ones(3)})), "map_layer1.bias: expected"),
         (broken(lambda s: s["model.map_layer1.bias"].fill_(float("nan"))), "map_layer1.bias: .*not finite"),
         (broken(lambda s: s["model.enc.8x8_down.skip.resample_filter"].fill_(0.3)), "is not the filter"),

@@ -11,25 +11,29 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch as safe_tensors
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rsd_fast import config as configs
 from rsd_fast import corruptions, files, objectives, presets
 from rsd_fast.config import Distill, Distillation, Observations, Pretrain, RunConfig, Training
 from rsd_fast.engine.checkpoint import RunError, load_tensors, model_record, read_record, save_model
-from rsd_fast.loading import build_denoiser, load
+from rsd_fast.loading import build_denoiser, load, refuse_foreign
 from rsd_fast.networks import BANKS, Denoiser
 from rsd_fast.networks.layers import Conv2d, resample_filter
 from rsd_fast.objectives import Objective
 
-from .published import GENERATOR_KEYS, Found, Structure, find, structure
+from .published import GENERATOR_KEYS, Found, Structure, find, shown, structure
 from .torch_files import read
-from .unpickle import CheckpointError
+from .values import DAMAGE, CheckpointError
+from .values import described as described_damage
 
 __all__ = ["CheckpointError", "convert", "write_state_dict"]
 
-RECORD = "rsd_fast.json"  # of a state dict of ours, beside its tensors: other readers pass it over
+# Of a state dict of ours, beside its tensors, where other readers pass them over.
+RECORD, BANK_RECORD = "rsd_fast.json", "rsd_fast.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +45,14 @@ class Described:
     preset: str | None = None  # of later training; None: by size
     corruption: str = "identity"  # of the observations it was trained on
     sigma_obs: float = 0.0
-    sigma_init: float = 2.5  # of a generator
+    sigma_init: float | None = None  # of a generator; None: 2.5
     preconditioning: str | None = None  # of a state dict; None: edm
     image_width: int | None = None  # of images that are not square
+
+    def given(self) -> str:
+        """The first field that is not as it is by default, but for the key."""
+        fields = (f.name for f in dataclasses.fields(self) if f.name != "key" and getattr(self, f.name) != f.default)
+        return next(fields, "")
 
     def __post_init__(self) -> None:
         if self.kind not in ("auto", "denoiser", "generator"):
@@ -55,25 +64,35 @@ class Described:
             presets.load(self.preset)
 
 
-def convert(path: str | os.PathLike, out: str | os.PathLike, described: Described = Described()) -> RunConfig:  # noqa: B008
+DESCRIBED = Described()
+
+
+def convert(path: str | os.PathLike, out: str | os.PathLike, described: Described = DESCRIBED) -> RunConfig:
     """Write a published checkpoint as out/model.safetensors and out/config.json; returns the config.
 
     path: a pickle of the EDM family, a torch.save file, or a safetensors state dict. Nothing in it is executed. Raises
     CheckpointError, one line that names the file, on one that is damaged, that holds what no network needs, or whose
-    network is not of a published kind or not as described; RunError where `out` is there already.
+    network is not of a published kind or not as described; RunError where `out` is there already; ValueError for a
+    description of a file of ours, which says itself what it is.
     """
     out = Path(out)
     refuse_existing(out)
+    if Path(path).is_dir():
+        raise CheckpointError(f"{path}: a folder, and a file is wanted; to convert a run, say to what (--to)")
     try:
-        found, record = _open(Path(path), described.key)
+        found, record, banks = _open(Path(path), described.key)
+        if record and (given := described.given()):
+            raise Redundant(f"{given}: {path} says itself what it is")
         config, kimg = read_record(record) if record else (_config(Path(path).name, found, described), 0.0)
+        refuse_foreign(config)
+        corruptions.parse(config.observations.corruption)
         with torch.device("meta"):  # so that nothing is allocated that the file does not hold
             denoiser = build_denoiser(config)
-        fill(denoiser, found.tensors)
-    except CheckpointError:
+        fill(denoiser, found.tensors | banks, most=4 * Path(path).stat().st_size + 2**20)
+    except (CheckpointError, Redundant, OSError):
         raise
-    except ValueError as error:
-        message = str(error)
+    except (*DAMAGE, RecursionError, SafetensorError) as error:
+        message = str(error) if isinstance(error, ValueError | RunError) else described_damage(error)
         raise CheckpointError(message if message.startswith(str(path)) else f"{path}: {message}") from None
     with files.atomic_folder(out) as folder:
         save_model(folder / "model.safetensors", denoiser.state_dict(), config, kimg)
@@ -86,37 +105,36 @@ def refuse_existing(out: Path) -> None:
         raise RunError(f"{out}: exists already")
 
 
-def _open(path: Path, key: str | None) -> tuple[Found, dict[str, str]]:
-    """The network in a file, and what one of ours says of itself, empty for others."""
+class Redundant(ValueError):
+    """A description of a file that needs none."""
+
+
+def _open(path: Path, key: str | None) -> tuple[Found, dict[str, str], dict[str, Tensor]]:
+    """The network in a file, and of one of ours what it says of itself, and the banks of what came with the data."""
     if path.suffix == ".safetensors":
         tensors, metadata = load_tensors(path)
-        found, record = find(tensors, key), metadata.get("rsd_fast", "{}").encode()
-    else:
-        found, record = find(read(path), key), _own_record(path)
-    try:
-        return found, json.loads(record)
-    except RecursionError:
-        raise ValueError("what it says of itself nests too deep") from None
-
-
-def _own_record(path: Path) -> bytes:
-    """Of a zip archive, which `read` has gone through: nothing in it is compressed."""
+        return find(tensors, key), json.loads(metadata.get("rsd_fast", "{}")), {}
+    found = find(read(path), key)
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
-            return b"{}"
-    with zipfile.ZipFile(path) as archive:
-        name = next((n for n in archive.namelist() if n.endswith(f"/{RECORD}")), None)
-        return archive.read(name) if name else b"{}"
+            return found, {}, {}
+    with zipfile.ZipFile(path) as archive:  # `read` has gone through it: nothing in it is compressed
+        members = {name.partition("/")[2]: name for name in archive.namelist()}
+        record = json.loads(archive.read(members[RECORD])) if RECORD in members else {}
+        banks = safe_tensors.load(archive.read(members[BANK_RECORD])) if BANK_RECORD in members else {}
+    if unknown := set(banks) - set(BANKS):
+        raise ValueError(f"{BANK_RECORD} holds {shown(next(iter(unknown)))}")
+    return found, record, banks
 
 
 def _config(source: str, found: Found, d: Described) -> RunConfig:
     """The config of a run that would have made the network."""
-    shown = structure(found, d.preconditioning)
+    seen = structure(found, d.preconditioning)
     corruption = corruptions.parse(d.corruption)
     masked = corruption.kind in objectives.KINDS.values()
-    channels = _image_channels(shown, masked)
-    network, size = shown.network, shown.image_size
-    if masked and shown.out_channels == shown.in_channels:
+    channels = _image_channels(seen, masked)
+    network, size = seen.network, seen.image_size
+    if masked and seen.out_channels == seen.in_channels:
         network = dataclasses.replace(network, hidden_noise="sigma")
     image_shape = corruption.image_shape((channels, size, d.image_width or size))
     observations = Observations(
@@ -128,26 +146,30 @@ def _config(source: str, found: Found, d: Described) -> RunConfig:
         num_images=0,
         image_shape=image_shape,
         observation_shape=corruption.observation_shape(image_shape),
-        label_dim=shown.label_dim,
+        label_dim=seen.label_dim,
     )
     objective = Objective(name=objectives.resolve("auto", d.sigma_obs, corruption, image_shape))
-    by_size = "edm-imagenet64" if network.architecture == "adm" else presets.choose(size, "cuda")
-    preset = presets.load(d.preset or by_size).name
+    fitting = "edm-imagenet64" if network.architecture == "adm" else presets.choose(size, "cuda")
+    if d.corruption == "identity" and d.sigma_obs == 0 and fitting in ("cifar10", "ffhq64"):
+        fitting = f"edm-{fitting}"
+    preset = presets.load(d.preset or fitting).name
     common: dict[str, Any] = {"preset": preset, "observations": observations, "objective": objective}
     if d.kind == "generator" or (d.kind == "auto" and found.key in GENERATOR_KEYS):
         network = dataclasses.replace(network, dropout=0.0, label_dropout=0.0)
-        distillation = Distillation(sigma_init=d.sigma_init)
+        distillation = Distillation() if d.sigma_init is None else Distillation(sigma_init=d.sigma_init)
         return Distill(teacher=source, network=network, distillation=distillation, training=Training(), **common)
+    if d.sigma_init is not None:
+        raise Redundant(f"sigma_init: is of a generator, and {source} holds a denoiser (--kind generator)")
     return Pretrain(network=network, training=Training(), **common)
 
 
-def _image_channels(shown: Structure, masked: bool) -> int:
+def _image_channels(seen: Structure, masked: bool) -> int:
     """Channels of the network's images. Raises ValueError where they are not as the corruption has them."""
-    taken, made = shown.in_channels, shown.out_channels
+    taken, made = seen.in_channels, seen.out_channels
     if not masked:
-        if shown.network.gated or taken > 3:
+        if seen.network.gated or taken > 3:
             raise ValueError(
-                f"is a network of masked images ({taken} input channels{', gated' * shown.network.gated}); "
+                f"is a network of masked images ({taken} input channels{', gated' * seen.network.gated}); "
                 "say how they are masked, for example --corruption random_mask:missing=0.6"
             )
         if made != taken:
@@ -158,22 +180,29 @@ def _image_channels(shown: Structure, masked: bool) -> int:
     return taken // 2
 
 
-def fill(denoiser: Denoiser, tensors: dict[str, Tensor]) -> None:
+def fill(denoiser: Denoiser, tensors: dict[str, Tensor], most: int) -> None:
     """Put weights into a denoiser that was built without (on the meta device), as float32.
 
     Strict: raises ValueError that names the first weight that is missing, too much, of another shape, or not finite.
+    Filters alone may be missing, as they are constants. most: bytes that all may take; there are more where weights
+    share storages, which can make little to much.
     """
     expected = denoiser.state_dict()
+    filters = {f"{name}.resample_filter": m.taps for name, m in denoiser.named_modules() if isinstance(m, Conv2d)}
+    tensors = {n: resample_filter(taps) for n, taps in filters.items() if n in expected} | tensors
     for name, value in expected.items():
         if name not in tensors:
             raise ValueError(f"lacks {name} {list(value.shape)}")
         if tensors[name].shape != value.shape:
             raise ValueError(f"{name}: expected {list(value.shape)}, got {list(tensors[name].shape)}")
-    for name in tensors:
+    for name, tensor in tensors.items():
         if name not in expected and name not in BANKS:
-            raise ValueError(f"holds {name}, which the network has no place for")
-    weights = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-    filters = {f"{name}.resample_filter": m.taps for name, m in denoiser.named_modules() if isinstance(m, Conv2d)}
+            raise ValueError(f"holds {shown(name)}, which the network has no place for")
+        if name not in BANKS and not tensor.is_floating_point():
+            raise ValueError(f"{name}: expected real numbers, got {tensor.dtype}")
+    if sum(4 * tensor.numel() for tensor in tensors.values()) > most:
+        raise ValueError("holds less than its weights are claimed to be: they share storages")
+    weights = {n: tensor.detach().float().contiguous() for n, tensor in tensors.items() if n not in BANKS}
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name}: holds a value that is not finite")
@@ -189,15 +218,19 @@ def fill(denoiser: Denoiser, tensors: dict[str, Tensor]) -> None:
 def write_state_dict(run: str | os.PathLike, file: str | os.PathLike) -> Path:
     """Write a run's averaged weights as a state dict with EDM's parameter names; returns the file.
 
-    file: .safetensors, or .pt or .pth for torch.load. Also holds the run's config, where other readers do not look,
-    so that `convert` gives the run back. Raises RunError on a path that is no run, ValueError on another suffix.
+    file: .safetensors, or .pt or .pth for torch.load. Also holds the run's config, and masks, coil maps and noise
+    levels that came with its data, where other readers do not look, so that `convert` gives the run back. Raises
+    RunError on a path that is no run, ValueError on another suffix, and where a .safetensors has no room for them.
     """
     file = Path(file)
     if file.suffix not in (".safetensors", ".pt", ".pth"):
         raise ValueError(f"{file}: expected a name that ends in .safetensors, .pt or .pth")
     refuse_existing(file)
     loaded = load(run)
-    tensors = {n: t.contiguous() for n, t in loaded.network.state_dict().items() if n not in BANKS}
+    tensors = {n: t.contiguous() for n, t in loaded.network.state_dict().items()}
+    banks = {name: tensors.pop(name) for name in BANKS if name in tensors}
+    if banks and file.suffix == ".safetensors":
+        raise ValueError(f"{file}: the run carries a {next(iter(banks))} of its data; a .pt has room for that")
     with files.atomic_file(file) as temporary:
         if file.suffix == ".safetensors":
             save_model(temporary, tensors, loaded.config, loaded.kimg)
@@ -206,4 +239,6 @@ def write_state_dict(run: str | os.PathLike, file: str | os.PathLike) -> Path:
             with zipfile.ZipFile(temporary, "a") as archive:
                 folder = archive.namelist()[0].partition("/")[0]
                 archive.writestr(f"{folder}/{RECORD}", model_record(loaded.config, loaded.kimg))
+                if banks:
+                    archive.writestr(f"{folder}/{BANK_RECORD}", safe_tensors.save(banks))
     return file

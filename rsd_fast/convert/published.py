@@ -23,8 +23,7 @@ GENERATOR_KEYS = ("G_ema", "G")
 PRECONDITIONINGS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
 POSITIONAL = ("img_resolution", "img_channels", "label_dim")
 WRAPPERS = {"module", "_orig_mod"}  # of DistributedDataParallel and torch.compile
-DEEPEST = 32  # modules within modules
-MOST_BLOCKS = 256  # of the encoder, so that a small file cannot ask for a large network to be built and compared
+DEEPEST, LONGEST, MOST = 32, 500, 20_000  # modules within modules, characters of a name, weights
 
 
 @dataclass
@@ -42,16 +41,24 @@ def find(checkpoint: Any, key: str | None = None) -> Found:
 
     Raises ValueError where there is none.
     """
-    found = _network(checkpoint, "")
-    if found is not None and key is None:
-        return found
     entries = checkpoint if isinstance(checkpoint, Mapping) else {}
+    places = {"": checkpoint} if key is None else {}
     for name in (key,) if key else KEYS:
-        found = _network(entries[name], name) if name in entries else None
+        if name in entries:
+            places[name] = entries[name]
+            if isinstance(entries[name], Mapping) and not _is_state(entries[name]):
+                places |= {inner: entries[name][inner] for inner in KEYS if inner in entries[name]}
+    for name, value in places.items():
+        found = _network(value, name)
         if found is not None:
             return found
-    held = ", ".join(str(name) for name in list(entries)[:8]) or type(checkpoint).__name__
+    held = ", ".join(shown(name) for name in list(entries)[:8]) or type(checkpoint).__name__
     raise ValueError(f"holds no network{f' under {key!r}' if key else ''}; it holds {held}")
+
+
+def shown(value: Any) -> str:
+    """Of what a file holds, for an error message: short, and without control characters."""
+    return ascii(str(value))[1:-1][:80] if isinstance(value, str | int | float | list | tuple) else type(value).__name__
 
 
 def _network(value: Any, key: str) -> Found | None:
@@ -59,9 +66,16 @@ def _network(value: Any, key: str) -> Found | None:
     if module is not None:
         class_name, attributes = module
         return Found(key, _clean(_weights(attributes)), class_name, _arguments(attributes))
-    if isinstance(value, Mapping) and value and all(isinstance(v, Tensor) for v in value.values()):
-        return Found(key, _clean((str(name), tensor) for name, tensor in value.items()))
+    if _is_state(value):
+        return Found(key, _clean((str(name), v) for name, v in value.items() if isinstance(v, Tensor)))
     return None
+
+
+def _is_state(value: Any) -> bool:
+    """A state dict, perhaps with counters beside its tensors."""
+    if not isinstance(value, Mapping) or not all(isinstance(v, Tensor | int | float) for v in value.values()):
+        return False
+    return any(isinstance(v, Tensor) and v.ndim for v in value.values())
 
 
 def _module(value: Any) -> tuple[str, Mapping[str, Any]] | None:
@@ -77,8 +91,8 @@ def _module(value: Any) -> tuple[str, Mapping[str, Any]] | None:
 
 
 def _weights(attributes: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    if depth > DEEPEST:
-        raise ValueError(f"{prefix}: modules nested more than {DEEPEST} deep")
+    if depth > DEEPEST or len(prefix) > LONGEST:
+        raise ValueError(f"{prefix[:80]!a}: modules nested more than {DEEPEST} deep, or of longer names than any")
     for kind in ("_parameters", "_buffers"):
         for name, value in _mapping(attributes.get(kind)).items():
             if isinstance(value, np.ndarray):
@@ -107,13 +121,15 @@ def _arguments(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _clean(weights: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Without the prefixes of wrappers; those of a bare network with the `model.` of its denoiser."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in weights:
-        name = ".".join(part for part in name.split(".") if part not in WRAPPERS)
-        tensors[name] = tensor
-    if any(name.startswith("enc.") for name in tensors):
-        tensors = {f"model.{name}": tensor for name, tensor in tensors.items()}
-    return tensors
+        tensors[".".join(part for part in name.split(".") if part not in WRAPPERS)] = tensor
+        if len(tensors) > MOST:
+            raise ValueError(f"holds more than {MOST} weights")
+    own = next((name.partition("enc.")[0] for name in tensors if re.match(r"([\w.]+\.)?enc\.\d", name)), "model.")
+    if own.removesuffix("model.").count(".") > 1:
+        return tensors
+    return {f"model.{n.removeprefix(own)}" if n.startswith(own) else n: t for n, t in tensors.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +186,6 @@ def structure(found: Found, preconditioning: str | None = None) -> Structure:
         raise ValueError(f"is no network of the published kinds: it has no {error.args[0]}") from None
     except (IndexError, ZeroDivisionError):
         raise ValueError("is no network of the published kinds: its weights have other shapes") from None
-    if len(sizes) * result.network.num_blocks > MOST_BLOCKS:
-        raise ValueError(f"is no network of the published kinds: it has {result.network.num_blocks} blocks a level")
     _compare(found.arguments, result)
     return result
 
@@ -196,27 +210,30 @@ def _preconditioning(found: Found, given: str | None) -> str:
 def _compare(arguments: dict[str, Any], found: Structure) -> None:
     """ValueError where a module's own arguments contradict its weights."""
     network = found.network
-    shown: dict[str, Any] = {
+    shown_by_weights: dict[str, Any] = {
         "img_resolution": found.image_size,
         "label_dim": found.label_dim,
         "model_type": "DhariwalUNet" if network.architecture == "adm" else "SongUNet",
         "model_channels": network.model_channels,
         "channel_mult": list(network.channel_mult),
         "num_blocks": network.num_blocks,
+        "attn_resolutions": [found.image_size >> level for level in network.attn_levels],
         "augment_dim": network.augment_dim,
     }
+    if network.preconditioning == "vp":  # the constants that ours has
+        shown_by_weights |= {"beta_d": 19.9, "beta_min": 0.1, "M": 1000}
     if network.architecture != "adm":
         ncsnpp = network.architecture == "ncsnpp"
-        shown |= {
+        shown_by_weights |= {
             "embedding_type": "fourier" if ncsnpp else "positional",
             "encoder_type": "residual" if ncsnpp else "standard",
             "decoder_type": "standard",
             "resample_filter": [1, 3, 3, 1] if ncsnpp else [1, 1],
         }
-    for name, value in shown.items():
+    for name, value in shown_by_weights.items():
         said = arguments.get(name, value)
-        if (
-            not isinstance(said, int | str | list | tuple)
-            or (said if isinstance(said, int | str) else list(said)) != value
-        ):
-            raise ValueError(f"contradicts itself: {name} is {said} by its arguments, {value} by its weights")
+        plain = list(said) if isinstance(said, list | tuple) else said
+        if name == "attn_resolutions" and isinstance(plain, list):
+            plain = sorted(plain, reverse=True)
+        if not isinstance(plain, int | float | str | list) or plain != value:
+            raise ValueError(f"contradicts itself: {name} is {shown(said)} by its arguments, {value} by its weights")

@@ -1,6 +1,17 @@
 """Corruption operators A of y = A(x) + sigma_obs eps; `parse` makes one from its SPEC, e.g. "gaussian_blur:size=9"."""
 
-from .base import ALL_SYMMETRIES, HFLIP, TRANSPOSE, VFLIP, Corruption, DrawnCorruption, names, parse, register
+from .base import (
+    ALL_SYMMETRIES,
+    HFLIP,
+    TRANSPOSE,
+    VFLIP,
+    Corruption,
+    DrawnCorruption,
+    foreign_modules,
+    names,
+    parse,
+    register,
+)
 from .compose import Compose
 from .downsample import Downsample
 from .draw import Bank, Draw
@@ -36,6 +47,7 @@ __all__ = [
     "RandomMask",
     "View",
     "apply",
+    "foreign_modules",
     "names",
     "observation",
     "observe",

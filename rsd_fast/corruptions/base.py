@@ -9,6 +9,7 @@ import copy
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -151,6 +152,8 @@ def _shape(x: Tensor) -> tuple[int, int, int]:
 
 
 _Operator = TypeVar("_Operator", bound=type[Corruption])
+# What separates the parts of `compose`: a plus within a number, as in 1e+3, does not.
+COMPOSED = r"\+(?=\s*[a-zA-Z_])"
 _REGISTRY: dict[str, type[Corruption]] = {}
 _BY_MODULE: dict[str, type[Corruption]] = {}  # the same by module.name: two modules may use one name
 _PACKAGE = __name__.partition(".")[0]
@@ -197,6 +200,19 @@ def parse(spec: str) -> Corruption:
     if module:
         corruption.spec = f"{module}.{corruption.spec}"
     return corruption
+
+
+def foreign_modules(spec: str) -> list[str]:
+    """The modules that `parse` would import for a SPEC: what somebody else's file must not make it do."""
+    found = []
+    for part in re.split(COMPOSED, spec):
+        name = part.strip()
+        while name.startswith("compose:"):
+            name = name.removeprefix("compose:").strip()
+        module = name.partition(":")[0].rpartition(".")[0]
+        if module and module not in sys.modules:
+            found.append(module)
+    return found
 
 
 def _import(module: str) -> None:

@@ -64,6 +64,13 @@ class Run:
     def samples(self) -> Path:
         return self.path / "samples"
 
+    @classmethod
+    def holds(cls, file: Path) -> bool:
+        """Is it a model in a run's directory (rather than one that came by itself)?"""
+        folder = file.absolute().parent
+        run = cls(folder.parent.parent if folder.parent.name == "checkpoints" else folder)
+        return run.exists() and (run.path / "checkpoints").is_dir()
+
     def exists(self) -> bool:
         return self.config_path.is_file()
 
@@ -153,9 +160,12 @@ def model_record(config: RunConfig, kimg: float) -> str:
 def read_record(record: dict[str, str]) -> tuple[RunConfig, float]:
     """(config, kimg). Raises ValueError."""
     try:
-        return configs.from_json(record["config"]), float(record["kimg"])
+        config, kimg = configs.from_json(record["config"]), float(record["kimg"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"not written by rsd-fast ({error})") from None
+    if not 0 <= kimg < float("inf"):
+        raise ValueError(f"kimg: expected at least 0, got {kimg}")
+    return config, kimg
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -163,7 +173,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = load_tensors(path)
     try:
         return tensors, json.loads(metadata["rsd_fast"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise RunError(f"{path}: not a model of rsd-fast (its metadata lacks 'rsd_fast')") from None
 
 
@@ -189,10 +199,12 @@ def _is_own(name: str) -> bool:
     return name in OWN_NAMES or name.startswith(files.TEMPORARY_PREFIX)
 
 
-def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str) -> None:
-    """Strict load; RunError that names the first tensor that does not fit."""
+def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str, *, assign: bool = False) -> None:
+    """Strict load, or with `assign` the tensors themselves; RunError that names the first that does not fit."""
     try:
-        module.load_state_dict(tensors)
+        module.load_state_dict(tensors, assign=assign)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
+        if "size mismatch" not in reason:  # but all that are missing, or too much
+            reason = reason.partition(", ")[0]
         raise RunError(f"{path}: does not fit its own configuration: {reason}") from None

@@ -1,5 +1,6 @@
 """A model of the hub by its id."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 from rsd_fast.engine.checkpoint import RunError
 
 INSTALL = "pip install 'rsd-fast[hub]'"
+_FILE = re.compile(r"\.(npz|npy|zip|h5|gz|png|safetensors|pt|pth|pkl)$")
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def is_id(text: str) -> bool:
-    """Does it read as `user/name` or `user/name@revision`?"""
-    return bool(_ID.fullmatch(text))
+    """Does it read as `user/name` or `user/name@revision`, and not as a file of images or weights?"""
+    return bool(_ID.fullmatch(text)) and not _FILE.search(text)
 
 
 def means_id(path: str | os.PathLike) -> bool:
@@ -34,6 +36,7 @@ def fetch(repo_id: str) -> Path:
     """The model.safetensors of `user/name` or `user/name@revision`, from the hub or its cache. Raises RunError."""
     hub = client(f"{repo_id}: no such run, checkpoint folder or file")
     name, _, revision = repo_id.partition("@")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries, before the one line below
     try:
         return Path(hub.hf_hub_download(name, "model.safetensors", revision=revision or None))
     except Exception as error:  # of the network, the hub or its client: many kinds

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -67,9 +68,17 @@ def public(config: RunConfig) -> RunConfig:
     name = Path(config.observations.data).name
     config = dataclasses.replace(config, observations=dataclasses.replace(config.observations, data=name))
     if isinstance(config, Distill):
-        parts = [part for part in Path(config.teacher).parts if part not in ("model.safetensors", "checkpoints")]
-        config = dataclasses.replace(config, teacher="/".join(parts[-2:]).lstrip("/"))
+        config = dataclasses.replace(config, teacher=_name(Path(config.teacher)))
     return config
+
+
+def _name(teacher: Path) -> str:
+    """A teacher's, without the folders that it lies in: of the hub's cache its id, of a run `run/checkpoint`."""
+    cached = re.search(r"models--([^/]+)--([^/]+)/snapshots/(\w+)/", teacher.as_posix())
+    if cached:
+        return f"{cached[1]}/{cached[2]}@{cached[3]}"
+    folder = teacher.parent if teacher.name == "model.safetensors" else teacher
+    return f"{folder.parents[1].name}/{folder.name}" if folder.parent.name == "checkpoints" else folder.name
 
 
 def _metrics(path: Path, checkpoint: str) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def create(
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"unknown network '{name}'; known: {', '.join(names())}")
-    if sigma_data <= 0:
+    if not 0 < sigma_data < float("inf"):
         raise ValueError(f"sigma_data: expected more than 0, got {sigma_data}")
     model = ARCHITECTURES[name](
         image_size=image_size,

@@ -42,7 +42,7 @@ def names() -> list[str]:
 def load(name: str) -> Preset:
     """The preset of that name. Raises ValueError that lists the known ones."""
     if name not in names():
-        raise ValueError(f"unknown preset '{name}'; known: auto, {', '.join(names())}")
+        raise ValueError(f"unknown preset '{name}'; known: {', '.join(names())}")
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     sections = {section.lower(): dict(getattr(module, section, {})) for section in SECTIONS}
     augment_probability = sections["pretrain"].pop("augment_probability", 0.0)

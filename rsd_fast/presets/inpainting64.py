@@ -8,6 +8,6 @@ from . import ffhq64
 OBSERVATIONS = {"corruption": "random_mask:missing=0.6", "sigma_obs": 0.0}
 OBJECTIVE = {"delta": 0.1}
 NETWORK = {**ffhq64.NETWORK, "dropout": 0.1}
-PRETRAIN = {**ffhq64.PRETRAIN, "clip": 1.0}
+PRETRAIN = {**ffhq64.PRETRAIN, "augment_probability": 0.0, "clip": 1.0}
 DISTILL = {**ffhq64.DISTILL, "beta1": 0.0, "clip": 1.0}
 DISTILLATION = ffhq64.DISTILLATION
