@@ -17,7 +17,7 @@ from .engine.checkpoint import Run, RunError, load_into, load_model, read_record
 from .hub.fetch import fetch, means_id
 from .methods.base import corruption_of, sample_teacher
 from .methods.distill import generate, latent_view
-from .networks import BANKS, Denoiser, one_hot, set_precision
+from .networks import BANKS, Denoiser, cast_weights, one_hot, set_precision
 
 
 class Generator(nn.Module):
@@ -171,6 +171,7 @@ class Sampler:
         self.file = model_file(path)
         self.denoiser, self.config, self.kimg = load(self.file, device)
         set_precision(self.denoiser, precision)
+        cast_weights(self.denoiser)
         self.steps = steps
         self.device = torch.device(device)
         observations = self.config.observations

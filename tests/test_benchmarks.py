@@ -127,3 +127,28 @@ def test_command_line(tmp_path):
 def test_wrong_options(arguments, message):
     done = run(*arguments)
     assert done.returncode == 2 and message in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["pretrain", "distill", "sample"])
+def test_whole_steps_are_timed_plain_and_full(tmp_path, phase):
+    """The command line of benchmarks/train.py; `full` takes no gradient that `plain` computes in vain."""
+    options = ["--quick", "--batch", "4", "--threads", "1", "--phase", phase, "--config", "full"]
+    files = ["--json", str(tmp_path / "train.json"), "--profile", str(tmp_path / "profiles")]
+    command = [sys.executable, str(FOLDER / "train.py"), *options, *files]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    plain, full = json.loads((tmp_path / "train.json").read_text())
+    assert (plain["config"], full["config"]) == ("plain", "full")
+    for row in (plain, full):
+        assert "error" not in row, row
+        names = ("images_per_sec", "step_ms", "peak_memory_gb", "tflops", "share_of_matmul_peak", "share_of_conv")
+        assert all(row[name] > 0 for name in names)
+        assert row["images_per_sec"] == pytest.approx(4000 / row["step_ms"])
+        assert row["machine"]["cpu"] and row["versions"]["torch"] == torch.__version__
+    work = [row["tflops"] * row["step_ms"] for row in (plain, full)]
+    assert (work[1] < 0.9 * work[0]) if phase == "distill" else work[1] == pytest.approx(work[0], rel=0.05)
+    if phase == "pretrain":
+        assert plain["useful_images_per_sec"] < 0.7 * plain["images_per_sec"]
+        assert full["useful_images_per_sec"] == full["images_per_sec"]
+    assert {path.suffix for path in (tmp_path / "profiles").iterdir()} == {".json", ".txt"}

@@ -16,12 +16,20 @@ class ShuffledObservations:
     a resumed run would lack.
     """
 
-    def __init__(self, dataset: ObservedDataset, *, seed: int, symmetries: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        dataset: ObservedDataset,
+        *,
+        seed: int,
+        symmetries: tuple[str, ...] = (),
+        channels_last: bool = True,
+    ):
         self.dataset, self.seed, self.symmetries = dataset, seed, symmetries
+        self.channels_last = channels_last
         self.permutations: dict[int, Tensor] = {}  # of the epochs in use: a batch may straddle two
 
     def __call__(self, positions: Tensor) -> tuple[Observation, Tensor]:
-        """(observation, channels-last, and labels [B] int64), where `positions` [B] int64 are."""
+        """(observation and labels [B] int64), where `positions` [B] int64 are."""
         count = len(self.dataset)
         place = positions.cpu()
         epochs, offsets = place // count, place % count
@@ -31,7 +39,7 @@ class ShuffledObservations:
         for epoch in wanted:
             here = epochs == epoch
             indices[here] = self.permutations[epoch][offsets[here]]
-        observation, labels = self.dataset.observe(indices, positions.device, channels_last=True)
+        observation, labels = self.dataset.observe(indices, positions.device, channels_last=self.channels_last)
         if self.symmetries:
             observation = augment(observation, self.symmetries, seed=self.seed, sample=positions)
         return observation, labels

@@ -10,7 +10,9 @@ and reads no data. Teachers of masked images and k-space see u_t further corrupt
 G its latents: G(z) = D_G(A~* A~ sigma_init z, sigma_init).
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from rsd_fast import corruptions, ops, schedules
 from rsd_fast.config import Distill
 from rsd_fast.corruptions import Corruption, Draw, DrawnCorruption, Fourier, View
-from rsd_fast.networks import Denoiser, one_hot
+from rsd_fast.networks import Denoiser, cast_weights, one_hot
 from rsd_fast.objectives import Noised
 from rsd_fast.ops import edm
 
@@ -38,6 +40,7 @@ class DistillMethod:
         # Copies of a frozen network stay in evaluation mode: no dropout in any of the three.
         fake, generator = (copy.deepcopy(teacher).requires_grad_(True) for _ in range(2))
         self.ema = cast(Denoiser, freeze(copy.deepcopy(teacher)))
+        cast_weights(self.teacher)
         d = config.distillation
         self.fake_phase = Phase(name="fake", network=fake, lr=d.fake_lr, beta1=d.fake_beta1)
         self.generator_phase = Phase(
@@ -99,13 +102,20 @@ class DistillMethod:
         noised = objective.noised(
             self.teacher, u, self.corruption, draw, sigma, 0.0, seed=seed, sample=sample, step=batch.step
         )
-        fake = self.fake_phase.network.requires_grad_(False)  # only its input's gradient is wanted here
-        with torch.set_grad_enabled(loss == "sid"):
+        with self.frozen_scores(), torch.set_grad_enabled(loss == "sid"):
             condition = noised.view.condition
             F_teacher = self.teacher.raw(noised.net_input, sigma, labels, condition=condition)
-            F_fake = fake.raw(noised.net_input, sigma, labels, condition=condition)
-            fake.requires_grad_(True)
+            F_fake = self.fake_phase.network.raw(noised.net_input, sigma, labels, condition=condition)
         return self.difference(F_teacher, F_fake, noised, u, draw, sigma), {"sigma": sigma}
+
+    @contextlib.contextmanager
+    def frozen_scores(self) -> Iterator[None]:
+        """Of both networks the input's gradient alone is wanted: of their weights it would be computed in vain."""
+        fake = self.fake_phase.network.requires_grad_(False)
+        try:
+            yield
+        finally:
+            fake.requires_grad_(True)
 
     def difference(
         self, F_teacher: Tensor, F_fake: Tensor, noised: Noised, u: Tensor, draw: Draw | None, sigma: Tensor

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .precond import BANKS, PRECONDITIONINGS, Denoiser, set_precision
+from .precond import BANKS, PRECONDITIONINGS, Denoiser, cast_weights, set_precision
 from .unet import DhariwalUNet, NCSNpp, SongUNet, UNet
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "BANKS",
     "PRECONDITIONINGS",
     "Denoiser",
+    "cast_weights",
     "create",
     "names",
     "one_hot",

@@ -108,7 +108,12 @@ class Block(nn.Module):
         else:
             h = self.norm1(h + e[:, :, None, None])
         h = self.conv1(nnf.dropout(h, self.dropout, self.training))
-        x = (h + (x if self.skip is None else self.skip(x))) * self.style.scale
+        x = self.sum(h, x if self.skip is None else self.skip(x))
         if self.heads:
-            x = (x + self.proj(attention(self.qkv(self.norm2(x)), self.heads))) * self.style.scale
+            x = self.sum(x, self.proj(attention(self.qkv(self.norm2(x)), self.heads)))
         return x
+
+    def sum(self, x: Tensor, y: Tensor) -> Tensor:
+        """(x + y) s, scaled in place: images of this size are bound by memory."""
+        total = x + y
+        return total if self.style.scale == 1 else total.mul_(self.style.scale)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from rsd_fast import ops
 from rsd_fast.ops import edm, fft
 
+from .layers import Conv2d, Linear
+
 HIDDEN = ("pixels", "columns", "all", "sigma")
 BANKS = ("mask_bank", "maps_bank", "sigma_bank")
 
@@ -178,6 +180,14 @@ class Denoiser(nn.Module):
             return edm.c_skip(edm.per_sample(sigma, x), self.sigma_data) * x + self.sigma_data * F
         seen = fft.to_channels(fft.ifft2c(fft.fft2c(fft.to_complex(F)) * condition[:, :1]), F.shape[1])
         return ops.denoise(seen, x, sigma, self.sigma_data) + self.sigma_data * (F - seen)
+
+
+def cast_weights(denoiser: Denoiser) -> None:
+    """Hold what F multiplies by in compute_dtype, of a network that is not trained: autocast would make the same of it,
+    bit for bit, at every evaluation. Its state dict is then no longer its float32 weights."""
+    for module in denoiser.modules():
+        if isinstance(module, Conv2d | Linear):
+            module.to(denoiser.compute_dtype)
 
 
 def set_precision(denoiser: Denoiser, precision: str) -> None:
