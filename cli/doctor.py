@@ -8,7 +8,7 @@ from . import options
 @click.command()
 @options.json_flag
 @options.device
-@click.option("--seed", type=options.SEED, expose_value=False, hidden=True)  # every command has one; nothing is random
+@options.unused_seed
 @options.debug
 def doctor(as_json: bool, device: str) -> None:
     """Show versions, devices and backends; of the ops on one device with --device."""

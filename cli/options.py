@@ -64,10 +64,11 @@ device = click.option(
     help="Where to compute.",
 )
 seed = click.option("--seed", type=SEED, default=0, show_default=True, help="Of all random numbers.")
-# Every command takes these two; of some that have no use for them, hidden.
+# Every command takes --seed and --device; those that have no use for them, hidden.
+unused_seed = click.option("--seed", type=SEED, expose_value=False, hidden=True)
 of_every_command = join(
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), expose_value=False, hidden=True),
-    click.option("--seed", type=SEED, expose_value=False, hidden=True),
+    unused_seed,
 )
 precision = click.option(
     "--precision",

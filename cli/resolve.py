@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from rsd_fast import augmentation as augmentations
-from rsd_fast import corruptions, objectives, presets
+from rsd_fast import augmentation, corruptions, objectives, presets
 from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, RunConfig, Training
 from rsd_fast.convert import CheckpointError
 from rsd_fast.corruptions import BoxMask, Corruption, Fourier
@@ -109,8 +108,8 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
         refuse_idle(options, objective_name, corruption)
         device = resolve_device(options["device"])
         preset = preset or presets.load(presets.choose(observations.observation_shape[1], device))
-        augment_probability = augmentation(options, preset, observations)
-        augment_dim = augmentations.LABELS if augment_probability else 0
+        augment_probability = resolve_augmentation(options, preset, observations)
+        augment_dim = augmentation.LABELS if augment_probability else 0
         network = Network(**{**preset.network, **given(options, Network), "augment_dim": augment_dim})
         if options["attn_resolutions"] is not None:
             sizes = [observations.observation_shape[1] >> level for level in range(len(network.channel_mult))]
@@ -131,12 +130,11 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
     return config, False, source
 
 
-def augmentation(options: Options, preset: presets.Preset, observations: Observations) -> float:
+def resolve_augmentation(options: Options, preset: presets.Preset, observations: Observations) -> float:
     """--augment-probability; the preset's where the images are clean, 0 where they are not."""
     if options["augment_probability"] is not None:
         return options["augment_probability"]
-    clean = observations.corruption == "identity" and observations.sigma_obs == 0
-    return preset.augment_probability if clean else 0.0
+    return preset.augment_probability if observations.clean else 0.0
 
 
 def resolve_observations(options: Options) -> tuple[Observations, ImageArray, Corruption]:

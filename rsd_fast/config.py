@@ -54,6 +54,11 @@ class Observations:
             raise ValueError(f"clean_share: expected 0 <= clean_share < 1, got {self.clean_share}")
 
     @property
+    def clean(self) -> bool:
+        """Are they the images themselves?"""
+        return self.corruption == "identity" and self.sigma_obs == 0
+
+    @property
     def sigma_least(self) -> float:
         """The least noise level of an observation: from there on a teacher is trained, below it is not."""
         if self.clean_share:
@@ -147,8 +152,7 @@ class Pretrain:
     def __post_init__(self) -> None:
         if not 0 <= self.augment_probability <= 1:
             raise ValueError(f"augment_probability: expected 0 to 1, got {self.augment_probability}")
-        o = self.observations
-        if self.augment_probability and (o.corruption != "identity" or o.sigma_obs > 0):
+        if self.augment_probability and not self.observations.clean:
             raise ValueError(
                 "augment_probability: EDM's augmentations compute pixels from others, which would teach the network "
                 "the corruption's traces; they are for clean images alone (--augment moves whole pixels)"

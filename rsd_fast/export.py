@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import files, ops
 from .corruptions import Draw, DrawnCorruption
-from .engine.checkpoint import RunError
+from .engine.checkpoint import RunError, refuse_existing
 from .loading import Generator, load_generator
 from .methods.distill import generate
 from .networks import one_hot
@@ -113,6 +113,5 @@ def _prepare(run: str | os.PathLike | Generator, file: str | os.PathLike, suffix
     file = Path(file)
     if file.suffix != suffix:
         raise ValueError(f"{file}: expected a name that ends in {suffix}")
-    if file.exists():
-        raise RunError(f"{file}: exists already")
+    refuse_existing(file)
     return file, run if isinstance(run, Generator) else load_generator(run)

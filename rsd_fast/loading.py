@@ -17,7 +17,7 @@ from .engine.checkpoint import Run, RunError, load_into, load_model, read_record
 from .hub.fetch import fetch, means_id
 from .methods.base import corruption_of, sample_teacher
 from .methods.distill import generate, latent_view
-from .networks import BANKS, Denoiser, cast_weights, one_hot, set_precision
+from .networks import Denoiser, cast_weights, one_hot, set_precision
 
 
 class Generator(nn.Module):
@@ -134,22 +134,19 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu", *, trusted
             denoiser = build_denoiser(config)
     except ValueError as error:
         raise RunError(f"{file}: {error}") from None
-    for name in BANKS:
-        if name in tensors:
-            setattr(denoiser, name, tensors[name])
+    denoiser.hold_banks(tensors)
     load_into(denoiser, tensors, file, assign=True)
     denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Loaded(denoiser.eval().requires_grad_(False), config, kimg)
 
 
 def refuse_foreign(config: RunConfig) -> None:
-    """ValueError for an operator that is not ours and not imported: files from elsewhere must not choose what is."""
-    modules = corruptions.foreign_modules(config.observations.corruption)
-    if modules:
-        raise ValueError(
-            f"names an operator in module {modules[0]!a}, which is not imported for a file's sake; "
-            "in Python, import it first"
-        )
+    """ValueError for an operator that is none, or is in a module that is not imported: a file must not choose that."""
+    try:
+        with corruptions.without_imports():
+            corruptions.parse(config.observations.corruption)
+    except RecursionError:
+        raise ValueError("names an operator of too many parts") from None
 
 
 class Sampler:
@@ -245,23 +242,23 @@ def build_denoiser(config: RunConfig) -> Denoiser:
     """A network with fresh weights, of the shapes and settings of a run. Raises ValueError on what does not fit."""
     observations = config.observations
     channels, masked = observations.image_shape[0], config.objective.conditional
+    _, height, width = observations.observation_shape
+    levels = len(config.network.channel_mult)
+    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+        raise ValueError(
+            f"{observations.data}: {height}x{width} images do not divide by {2 ** (levels - 1)}, as a network of "
+            f"{levels} levels needs; pad or crop them, or give channel_mult fewer entries"
+        )
     hidden = "pixels"
     if masked:
         hidden = "sigma" if config.network.hidden_noise == "sigma" else _hidden(observations)
-    try:
-        return build_network(
-            config.network,
-            (channels, *observations.observation_shape[1:]),
-            label_dim=observations.label_dim,
-            condition_channels=channels if masked else 0,
-            hidden=hidden,
-        )
-    except IndivisibleError as error:
-        raise ValueError(f"{observations.data}: {error}") from None
-
-
-class IndivisibleError(ValueError):
-    """Images whose sides the levels of a network do not divide."""
+    return build_network(
+        config.network,
+        (channels, height, width),
+        label_dim=observations.label_dim,
+        condition_channels=channels if masked else 0,
+        hidden=hidden,
+    )
 
 
 def build_network(
@@ -274,15 +271,10 @@ def build_network(
 ) -> Denoiser:
     """A network with fresh weights for images [C, H, W], of a config's settings, or of a preset's:
     `build_network(Network(**presets.load("edm-cifar10").network), (3, 32, 32))`. The rest as `networks.create`."""
-    channels, height, width = image_shape
+    channels, height, _ = image_shape
     levels = len(network.channel_mult)
     if max(network.attn_levels, default=0) >= levels or min(network.attn_levels, default=0) < 0:
         raise ValueError(f"attn_levels: {list(network.attn_levels)} are not among the {levels} levels")
-    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
-        raise IndivisibleError(
-            f"{height}x{width} images do not divide by {2 ** (levels - 1)}, as a network of {levels} levels needs; pad "
-            "or crop them, or give channel_mult fewer entries"
-        )
     return networks.create(
         network.architecture,
         image_size=height,

@@ -12,9 +12,10 @@ import safetensors.torch
 import torch
 
 import rsd_fast
-from rsd_fast import convert, networks, presets
+from rsd_fast import convert, corruptions, networks, presets
 from rsd_fast.config import Distill, Network, Pretrain
 from rsd_fast.convert import CheckpointError, Described
+from rsd_fast.corruptions import base
 from rsd_fast.engine.checkpoint import RunError, model_record, save_model
 from rsd_fast.loading import build_denoiser, build_network, load
 from rsd_fast.networks import BANKS
@@ -277,7 +278,15 @@ def names_operator(spec, objective="ambient"):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("spec", ["evil_operator.x", "compose:identity+evil_operator.x:a=1.5+identity"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "evil_operator.x",
+        "compose:identity+evil_operator.x:a=1.5+identity",
+        "os.compose:evil_operator.x",
+        "compose:os.compose:evil_operator.x+identity",
+    ],
+)
 @pytest.mark.parametrize("objective", ["ambient", "tweedie"])
 def test_a_file_makes_nobody_import_what_it_names(tmp_path, monkeypatch, suffix, spec, objective):
     monkeypatch.chdir(tmp_path)
@@ -301,7 +310,9 @@ def test_an_operator_of_a_run_of_ones_own_is_imported(tmp_path, monkeypatch):
     file.rename(tmp_path / "model.safetensors")
     with pytest.raises(RunError, match="my_operator"):
         load(tmp_path / "model.safetensors")
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
     monkeypatch.setitem(sys.modules, "my_operator", types.ModuleType("my_operator"))
+    corruptions.register("x")(type("X", (corruptions.Identity,), {"__module__": "my_operator"}))
     load(tmp_path / "model.safetensors")
 
 
@@ -362,6 +373,32 @@ def test_sigma_init_is_refused_for_a_denoiser(tmp_path):
     torch.save(state_of(network()), tmp_path / "state.pt")
     with pytest.raises(ValueError, match=r"^sigma_init: is of a generator"):
         convert.convert(tmp_path / "state.pt", tmp_path / "out", Described(sigma_init=3.0))
+
+
+@pytest.mark.parametrize("spec", ["compose:" * 5000 + "identity", "fog:thick=1", "gaussian_blur:size=999999999"])
+def test_an_operator_that_is_none_is_refused(tmp_path, spec):
+    for suffix, opens, error in (
+        (".pt", lambda file: convert.convert(file, tmp_path / "out"), CheckpointError),
+        (".safetensors", rsd_fast.load_denoiser, RunError),
+    ):
+        with pytest.raises(error, match=f"model{suffix}: ") as caught:
+            opens(ours(tmp_path / f"model{suffix}", names_operator(spec, "tweedie")))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_in_half_precision_loads_as_float32(tmp_path):
+    config = tiny.pretrain()
+    state = {name: t.half() for name, t in state_of(build_denoiser(config)).items()}
+    save_model(tmp_path / "model.safetensors", state, config, 1.0)
+    loaded = rsd_fast.load_denoiser(tmp_path / "model.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], t.float()) for name, t in state.items())
+
+
+def test_a_nested_entry_does_not_hide_one_of_the_file_itself(tmp_path):
+    inner, outer = state_of(network(augment_dim=0)), state_of(network())
+    torch.save({"ema": {"step": "three", "G": inner}, "G": outer, "model": {"ema": inner}}, tmp_path / "a.pt")
+    convert.convert(tmp_path / "a.pt", tmp_path / "out")
+    assert load(tmp_path / "out").config.network.augment_dim == 9
 
 
 def test_weights_that_share_their_storage_do_not_multiply(tmp_path):

@@ -19,7 +19,7 @@ from torch import Tensor
 from rsd_fast import config as configs
 from rsd_fast import corruptions, files, objectives, presets
 from rsd_fast.config import Distill, Distillation, Observations, Pretrain, RunConfig, Training
-from rsd_fast.engine.checkpoint import RunError, load_tensors, model_record, read_record, save_model
+from rsd_fast.engine.checkpoint import RunError, load_tensors, model_record, read_record, refuse_existing, save_model
 from rsd_fast.loading import build_denoiser, load, refuse_foreign
 from rsd_fast.networks import BANKS, Denoiser
 from rsd_fast.networks.layers import Conv2d, resample_filter
@@ -85,7 +85,6 @@ def convert(path: str | os.PathLike, out: str | os.PathLike, described: Describe
             raise Redundant(f"{given}: {path} says itself what it is")
         config, kimg = read_record(record) if record else (_config(Path(path).name, found, described), 0.0)
         refuse_foreign(config)
-        corruptions.parse(config.observations.corruption)
         with torch.device("meta"):  # so that nothing is allocated that the file does not hold
             denoiser = build_denoiser(config)
         fill(denoiser, found.tensors | banks, most=4 * Path(path).stat().st_size + 2**20)
@@ -98,11 +97,6 @@ def convert(path: str | os.PathLike, out: str | os.PathLike, described: Describe
         save_model(folder / "model.safetensors", denoiser.state_dict(), config, kimg)
         (folder / "config.json").write_text(configs.to_json(config), encoding="utf-8")
     return config
-
-
-def refuse_existing(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RunError(f"{out}: exists already")
 
 
 class Redundant(ValueError):
@@ -150,7 +144,7 @@ def _config(source: str, found: Found, d: Described) -> RunConfig:
     )
     objective = Objective(name=objectives.resolve("auto", d.sigma_obs, corruption, image_shape))
     fitting = "edm-imagenet64" if network.architecture == "adm" else presets.choose(size, "cuda")
-    if d.corruption == "identity" and d.sigma_obs == 0 and fitting in ("cifar10", "ffhq64"):
+    if observations.clean and fitting in ("cifar10", "ffhq64"):
         fitting = f"edm-{fitting}"
     preset = presets.load(d.preset or fitting).name
     common: dict[str, Any] = {"preset": preset, "observations": observations, "objective": objective}
@@ -208,11 +202,9 @@ def fill(denoiser: Denoiser, tensors: dict[str, Tensor], most: int) -> None:
             raise ValueError(f"{name}: holds a value that is not finite")
         if name in filters and not torch.allclose(tensor, resample_filter(filters[name]), atol=1e-6):
             raise ValueError(f"{name}: is not the filter of taps {filters[name]}")
-    for name in BANKS:
-        if name in tensors:
-            weights[name] = tensors[name]
-            setattr(denoiser, name, tensors[name])
-    denoiser.load_state_dict(weights, assign=True)
+    banks = {name: tensors[name] for name in BANKS if name in tensors}
+    denoiser.hold_banks(banks)
+    denoiser.load_state_dict(weights | banks, assign=True)
 
 
 def write_state_dict(run: str | os.PathLike, file: str | os.PathLike) -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rsd_fast.config import Network
 
-from .unpickle import Node
+from .values import Node
 
 KEYS = ("G_ema", "ema", "G", "net", "network", "model", "state_dict", "model_state_dict")  # in order of preference
 GENERATOR_KEYS = ("G_ema", "G")
@@ -47,7 +47,9 @@ def find(checkpoint: Any, key: str | None = None) -> Found:
         if name in entries:
             places[name] = entries[name]
             if isinstance(entries[name], Mapping) and not _is_state(entries[name]):
-                places |= {inner: entries[name][inner] for inner in KEYS if inner in entries[name]}
+                for inner in KEYS:
+                    if inner in entries[name]:
+                        places.setdefault(inner, entries[name][inner])
     for name, value in places.items():
         found = _network(value, name)
         if found is not None:

@@ -7,10 +7,10 @@ from .base import (
     VFLIP,
     Corruption,
     DrawnCorruption,
-    foreign_modules,
     names,
     parse,
     register,
+    without_imports,
 )
 from .compose import Compose
 from .downsample import Downsample
@@ -47,11 +47,11 @@ __all__ = [
     "RandomMask",
     "View",
     "apply",
-    "foreign_modules",
     "names",
     "observation",
     "observe",
     "observed",
     "parse",
     "register",
+    "without_imports",
 ]

@@ -5,13 +5,14 @@
 An operator knows A alone; the noise is added by `observe`. Operators register under their SPEC name.
 """
 
+import contextlib
+import contextvars
 import copy
 import importlib
 import inspect
 import os
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -152,8 +153,6 @@ def _shape(x: Tensor) -> tuple[int, int, int]:
 
 
 _Operator = TypeVar("_Operator", bound=type[Corruption])
-# What separates the parts of `compose`: a plus within a number, as in 1e+3, does not.
-COMPOSED = r"\+(?=\s*[a-zA-Z_])"
 _REGISTRY: dict[str, type[Corruption]] = {}
 _BY_MODULE: dict[str, type[Corruption]] = {}  # the same by module.name: two modules may use one name
 _PACKAGE = __name__.partition(".")[0]
@@ -202,20 +201,27 @@ def parse(spec: str) -> Corruption:
     return corruption
 
 
-def foreign_modules(spec: str) -> list[str]:
-    """The modules that `parse` would import for a SPEC: what somebody else's file must not make it do."""
-    found = []
-    for part in re.split(COMPOSED, spec):
-        name = part.strip()
-        while name.startswith("compose:"):
-            name = name.removeprefix("compose:").strip()
-        module = name.partition(":")[0].rpartition(".")[0]
-        if module and module not in sys.modules:
-            found.append(module)
-    return found
+_IMPORTING = contextvars.ContextVar("importing", default=True)
+
+
+@contextlib.contextmanager
+def without_imports() -> Iterator[None]:
+    """For a SPEC of somebody else's file: `parse` imports nothing, and raises ValueError for a module it would."""
+    token = _IMPORTING.set(False)
+    try:
+        yield
+    finally:
+        _IMPORTING.reset(token)
 
 
 def _import(module: str) -> None:
+    if not _IMPORTING.get():
+        if module in sys.modules:
+            return
+        raise ValueError(
+            f"names an operator in module {module[:80]!a}, which is not imported for a file's sake; "
+            "in Python, import it first"
+        )
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where a user's own file lies; an installed command does not look there
     try:

@@ -7,7 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .base import COMPOSED, Corruption, parse, register
+from .base import Corruption, parse, register
 
 
 @register("compose")
@@ -29,7 +29,8 @@ class Compose(Corruption):
 
     @classmethod
     def from_arguments(cls, arguments: str) -> "Compose":
-        return cls([parse(part) for part in re.split(COMPOSED, arguments) if part.strip()])
+        # A plus within a number, as in 1e+3, separates nothing.
+        return cls([parse(part) for part in re.split(r"\+(?=\s*[a-zA-Z_])", arguments) if part.strip()])
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         for part in self.parts:

@@ -195,12 +195,20 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         raise OSError(f"{path}: {error}") from None
 
 
+def refuse_existing(path: Path) -> None:
+    """RunError where something is there already, but for an empty folder."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise RunError(f"{path}: exists already")
+
+
 def _is_own(name: str) -> bool:
     return name in OWN_NAMES or name.startswith(files.TEMPORARY_PREFIX)
 
 
 def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str, *, assign: bool = False) -> None:
     """Strict load, or with `assign` the tensors themselves; RunError that names the first that does not fit."""
+    if assign:  # where a copy would have had the module's dtype
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     try:
         module.load_state_dict(tensors, assign=assign)
     except RuntimeError as error:

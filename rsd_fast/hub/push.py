@@ -109,8 +109,7 @@ def model_card(
     o, network, one_step = config.observations, config.network, isinstance(config, Distill)
     shape = "x".join(map(str, o.image_shape))
     title = repo_id.partition("/")[2].partition("@")[0]
-    clean = o.corruption == "identity" and o.sigma_obs == 0
-    seen = "images" if clean else "corrupted images alone, y = A(x) + sigma_obs eps"
+    seen = "images" if o.clean else "corrupted images alone, y = A(x) + sigma_obs eps"
     what = f"A diffusion teacher D(x, sigma) of {seen}."
     if one_step:
         what = f"A one-step image generator, distilled from a diffusion teacher of {seen}."

@@ -7,7 +7,7 @@ Networks published with another preconditioning (VP, VE: table 1 there) are brou
 whose D is exactly theirs, D = x + s sigma F'(c_in' x, c_noise'), so that all else need know of one form only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,12 @@ class Denoiser(nn.Module):
             self.register_buffer(name, None)
         self.compute_dtype = torch.float32
         self.channels_last = False
+
+    def hold_banks(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what there is of `BANKS` among tensors by name."""
+        for name in BANKS:
+            if name in tensors:
+                setattr(self, name, tensors[name])
 
     @property
     def input_options(self) -> dict[str, Any]:
