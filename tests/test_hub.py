@@ -93,6 +93,8 @@ def test_the_card_says_what_the_model_is_and_what_was_measured(tmp_path):
         "| noise sigma_obs | 0.5 |",
         "| objective | tweedie |",
         "| trained on | 12.5 thousand images |",
+        f"{sum(p.numel() for p in load(run).network.parameters()):,} weights |",
+        "Made with rsd-fast",
         "| distillation | sid, alpha 1.2, sigma_init 2.5 |",
         "| pixel-fd | 1.2500 | 1000 | clean.npz | pixels |",
         'load_generator("jane/digits")',
@@ -101,6 +103,15 @@ def test_the_card_says_what_the_model_is_and_what_was_measured(tmp_path):
         assert text in card, text
     assert "2.0000" not in card and "3.0000" not in card  # an older evaluation, and another checkpoint's
     assert "/home" not in card
+
+
+def test_the_card_of_a_converted_model_claims_no_training(tmp_path):
+    generators.write(tmp_path / "run", kimg=0.0)
+    pushed = tmp_path / "pushed"
+    pushed.mkdir()
+    push.write_folder(tmp_path / "run", pushed)
+    card = (pushed / "README.md").read_text()
+    assert "Converted by rsd-fast" in card and "| trained on | not known (converted) |" in card
 
 
 def test_what_is_pushed_names_no_folder_of_this_machine(tmp_path):

@@ -12,8 +12,8 @@ from typing import Any
 from rsd_fast import __version__
 from rsd_fast import config as configs
 from rsd_fast.config import Distill, RunConfig
-from rsd_fast.engine.checkpoint import Run, RunError, load_model, read_record, save_model
-from rsd_fast.loading import model_file
+from rsd_fast.engine.checkpoint import Run, RunError, save_model
+from rsd_fast.loading import load, model_file
 
 from .fetch import client, reason
 
@@ -49,16 +49,15 @@ def write_folder(
 ) -> None:
     """What `push_to_hub` uploads: model.safetensors, config.json, README.md and samples.png."""
     file = model_file(run)
-    tensors, metadata = load_model(file)
-    config, kimg = read_record(metadata)
+    network, config, kimg = load(file)
     config = public(config)
-    save_model(folder / "model.safetensors", tensors, config, kimg)
+    save_model(folder / "model.safetensors", network.state_dict(), config, kimg)
     (folder / "config.json").write_text(configs.to_json(config), encoding="utf-8")
     samples = Run(Path(run)).samples / f"{file.parent.name}.png"
     if samples.is_file():
         shutil.copyfile(samples, folder / "samples.png")
     metrics = _metrics(Run(Path(run)).metrics_path, file.parent.name)
-    parameters = sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith("_bank"))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     card = model_card(config, kimg, parameters, metrics, repo_id=repo_id, license=license, picture=samples.is_file())
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -154,7 +153,7 @@ def model_card(
             f"# {title}",
             "",
             what,
-            f"Made with rsd-fast {__version__}, restoration score distillation"
+            f"{'Made with' if kimg else 'Converted by'} rsd-fast {__version__}, restoration score distillation"
             " ([arXiv 2505.13377](https://arxiv.org/abs/2505.13377)).",
             "",
             *(["![Samples](samples.png)", ""] if picture else []),
