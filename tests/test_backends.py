@@ -44,7 +44,11 @@ def python(code: str, *arguments: object, **environment: str) -> subprocess.Comp
 @pytest.mark.slow
 @pytest.mark.skipif("compiler" not in ops.native_info(), reason="rsd_fast._C is not built")
 def test_fifty_steps_with_kernels_and_without_agree(tmp_path):
-    """Both stages, to what rounding grows to: sums differ in their last places."""
+    """Both stages, to what rounding grows to: sums differ in their last places.
+
+    The bias of attention's keys adds the same to all of a query's scores, so that its exact gradient is 0: what Adam
+    makes of rounding there says nothing of the kernels.
+    """
     runs = {}
     for backend in ("native", "reference"):
         done = python(TRAIN, tmp_path / backend, RSD_FAST_BACKEND=backend, OMP_NUM_THREADS="1")
@@ -63,8 +67,11 @@ def test_fifty_steps_with_kernels_and_without_agree(tmp_path):
                 expected = pytest.approx(reference[name], rel=1e-5, abs=2e-5 * largest)
                 assert native[name] == expected, (stage, native["step"], name)
         weights = [load_file(Run(run / stage).latest() / "model.safetensors") for run in runs.values()]
-        moved = max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0])
-        assert moved < 1e-3, f"{stage}: weights differ by {moved}"
+        for name in weights[0]:
+            difference = (weights[0][name] - weights[1][name]).abs()
+            if name.endswith("qkv.bias"):
+                difference = difference.reshape(-1, 3)[:, [0, 2]]
+            assert difference.max() < 1e-4, f"{stage}: {name} differs by {difference.max()}"
 
 
 @pytest.mark.parametrize(

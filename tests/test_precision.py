@@ -1,9 +1,10 @@
-"""bfloat16: what is cast once rather than at every evaluation is the same bit for bit."""
+"""bfloat16: what is cast once rather than at every evaluation is the same bit for bit, and attention stays fused."""
 
 import copy
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from rsd_fast import networks
 from rsd_fast.loading import Sampler, build_denoiser, latents
@@ -73,3 +74,15 @@ def test_a_sampler_in_bfloat16_draws_what_its_network_makes(tmp_path):
     z, _ = latents(made.image_shape, 0, index, 0)
     with torch.no_grad():
         assert torch.equal(sampler.draw(index, 0), generate(made.denoiser, z, made.sigma_init))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("architecture", ["ddpmpp", "adm"])
+def test_attention_makes_no_matrix_of_all_scores(architecture, precision):
+    denoiser = network(architecture)
+    set_precision(denoiser, precision)
+    with profile(activities=[ProfilerActivity.CPU]) as found, torch.no_grad():
+        denoiser(*inputs())
+    names = {event.key for event in found.key_averages()}
+    assert not names & {"aten::bmm", "aten::_softmax", "aten::baddbmm"}
+    assert any("flash" in name or "efficient" in name for name in names)

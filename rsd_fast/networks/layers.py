@@ -156,12 +156,14 @@ class GroupNorm(nn.Module):
 def attention(qkv: Tensor, heads: int) -> Tensor:
     """Self-attention over the H*W positions; qkv [B, 3C, H, W] read as [B, heads, C/heads, 3] -> [B, C, H, W].
 
-    q, k and v are interleaved (index 3 fastest), as in the published checkpoints.
+    q, k and v are interleaved (index 3 fastest), as in the published checkpoints. They are taken apart into memory of
+    their own: where a head's channels lie apart, attention falls back to whole matrices of scores.
     """
     batch, channels, height, width = qkv.shape
-    q, k, v = qkv.reshape(batch, heads, channels // (3 * heads), 3, height * width).transpose(-1, 2).unbind(3)
+    apart = qkv.permute(0, 2, 3, 1).reshape(batch, height * width, heads, channels // (3 * heads), 3)
+    q, k, v = apart.permute(4, 0, 2, 1, 3).contiguous().unbind(0)
     out = nnf.scaled_dot_product_attention(q, k, v)  # [B, heads, H*W, C/heads]
-    return out.transpose(-1, -2).reshape(batch, channels // 3, height, width)
+    return out.transpose(1, 2).reshape(batch, height, width, channels // 3).permute(0, 3, 1, 2)
 
 
 def positional_angles(c_noise: Tensor, dim: int, last: int) -> Tensor:
