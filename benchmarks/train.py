@@ -9,14 +9,17 @@ clamped, weight gradients in frozen networks), one switch at a time to `full`; o
 that is timed, on images in memory. Each row has a process of its own, since kernels are chosen at import.
 
 `useful_images_per_sec` counts those alone whose sigma is not clamped to sigma_obs, where loss and gradient are zero.
+`network_passes` is what a step computes, an image, in forward passes through the network.
 `tflops` are those of the convolutions, products of matrices and attention that a row computes;
 `share_of_matmul_peak` compares them with the fastest product of matrices in the row's precision, and `share_of_conv`
-says how much of the step the network's own convolutions take by themselves, in the same process.
+says how much of the step the network's own convolutions take by themselves, in the same process, and
+`share_of_group_norm` what group norm and SiLU do by a profile of a step, which on a GPU also says how long that is busy
+(`gpu_busy`; with two streams it may exceed 1).
 """
 
 import argparse
-import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import resource
@@ -24,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 PHASES = ("pretrain", "distill", "sample")
 SIZES = {"digits": 8, "small": 32, "cifar10": 32, "edm-cifar10-ncsnpp": 32, "ffhq64": 64}
 SIGMA_OBS = 0.2
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
-# How often a step goes forward through a network, backward to its weights and input, and to its input alone.
-PASSES = {"pretrain": (1, 1, 0), "distill": (5, 2, 2), "sample": (1, 0, 0)}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +49,23 @@ class Row:
     backend: str = "reference"  # of the ops; "" for the fastest there is
     precision: str = "fp32"
     channels_last: bool = False
+    fused_attention: bool = False  # no matrix of all scores
+    cast_once: bool = False  # weights that are not trained, rather than at every evaluation
     input_only: bool = False  # no weight gradients in frozen networks
     sigma: str = "clamped"
+    cuda_graphs: bool = False
     compile: bool = False
+    reuse_batch: bool = False
+    concurrent_scores: bool = False
+    checkpoint_activations: bool = False
 
 
-def rows(phase: str) -> dict[str, Row]:
-    """By name, each with one more switch on than the one before."""
+def rows(phase: str, device: str, *, compiled: bool) -> dict[str, Row]:
+    """By name: from `plain` to `full` each with one more switch on than the one before; then one beside `full`."""
     row = Row()
     found = {"plain": row}
+    if device == "cuda":
+        found["plain, fp16 autocast"] = Row(precision="fp16")
 
     def add(name: str, **switch: Any) -> None:
         nonlocal row
@@ -66,12 +75,28 @@ def rows(phase: str) -> dict[str, Row]:
     add("+ channels-last", channels_last=True)
     add("+ bf16", precision="bf16")
     add("+ fused ops", backend="")
+    add("+ fused attention", fused_attention=True)
+    if phase != "pretrain":
+        add("+ weights cast once", cast_once=True)
     if phase == "distill":
         add("+ input-only backward", input_only=True)
     if phase != "sample":
         add("+ truncated sigma", sigma="truncated")
+    if device == "cuda":
+        add("+ CUDA graphs", cuda_graphs=True)
+    if compiled:
+        add("+ compile", compile=True)
     found["full"] = row
-    found["full, compiled"] = dataclasses.replace(row, compile=True)
+
+    def beside(name: str, **switch: Any) -> None:
+        found[f"full, {name}"] = dataclasses.replace(row, **switch)
+
+    if phase == "distill":
+        beside("batch reused", reuse_batch=True)
+    if phase == "distill" and device == "cuda":
+        beside("two streams", concurrent_scores=True)
+    if phase != "sample":
+        beside("checkpointed", checkpoint_activations=True)
     return found
 
 
@@ -94,20 +119,26 @@ class Task:
 
 def measure(task: Task) -> dict[str, Any]:
     """The numbers of a row."""
+    from rsd_fast.networks import compile_network
+
     torch.set_num_threads(task.threads)
     torch.manual_seed(0)
+    switch_off(task.row)
     with tempfile.TemporaryDirectory() as folder:
-        step, network = (sampling if task.phase == "sample" else training)(task, Path(folder))
+        step, networks = (sampling if task.phase == "sample" else training)(task, Path(folder))
         with FlopCounterMode(display=False) as counter:
             step()
+        if task.row.compile:  # now: what is compiled is not counted
+            for network in networks:
+                compile_network(network)
         for _ in range(2):
             step()  # compiles what is compiled
         median, p20, p80 = timing.measure(step, task.device, seconds=task.seconds, minimum=3)
         memory = peak_memory_gb(task.device)
-        if task.profile:
-            write_profile(step, Path(task.profile), task)
-        convolutions = convolutions_ms(task, network)
-    tflops = counter.get_total_flops() / median / 1e9
+        shares = profiled(step, task, median)
+        convolutions = convolutions_ms(task)
+    flops = counter.get_total_flops()
+    tflops = flops / median / 1e9
     peak = matmul_tflops(task.device, task.row.precision)
     rate = 1e3 * task.batch / median
     return {
@@ -117,10 +148,12 @@ def measure(task: Task) -> dict[str, Any]:
         "step_ms_p20": p20,
         "step_ms_p80": p80,
         "peak_memory_gb": memory,
+        "network_passes": flops / forward_flops(task),
         "tflops": tflops,
         "matmul_tflops": peak,
         "share_of_matmul_peak": tflops / peak,
         "share_of_conv": convolutions / median,
+        **shares,
     }
 
 
@@ -143,7 +176,14 @@ def configs(task: Task) -> tuple[Any, Any]:
         image_shape=shape,
         observation_shape=shape,
     )
-    settings = {"batch": task.batch, "precision": task.row.precision, "device": task.device}
+    row = task.row
+    settings = {
+        "batch": task.batch,
+        "precision": "fp32" if row.precision == "fp16" else row.precision,  # which is for comparison alone
+        "device": task.device,
+        "cuda_graphs": row.cuda_graphs,
+        "checkpoint_activations": row.checkpoint_activations,
+    }
     network = Network(**preset.network)
     objective = Objective(name="tweedie", sigma_distribution=task.row.sigma)
     teacher = Pretrain(
@@ -159,7 +199,9 @@ def configs(task: Task) -> tuple[Any, Any]:
         observations=observations,
         network=dataclasses.replace(network, dropout=0.0),
         objective=objective,
-        distillation=Distillation(**preset.distillation),
+        distillation=Distillation(
+            **preset.distillation, reuse_batch=row.reuse_batch, concurrent_scores=row.concurrent_scores
+        ),
         training=Training(**preset.distill | settings),
     )
     return teacher, student
@@ -171,12 +213,35 @@ def placed(task: Task, network: Any) -> Any:
     layout = torch.channels_last if task.row.channels_last else torch.contiguous_format
     network = network.to(task.device, memory_format=layout)
     network.channels_last = task.row.channels_last
+    network.model.checkpoint_activations = task.row.checkpoint_activations
     set_precision(network, task.row.precision)
+    if task.row.precision == "fp16":
+        network.compute_dtype = torch.float16
     return network
 
 
-def training(task: Task, folder: Path) -> tuple[Callable[[], Any], Any]:
-    """(the engine's step, a network it trains)."""
+def attention_of_matrices(qkv: torch.Tensor, heads: int) -> torch.Tensor:
+    """Self-attention as published code has it, by the matrix of all scores."""
+    batch, channels, height, width = qkv.shape
+    q, k, v = qkv.reshape(batch * heads, channels // (3 * heads), 3, height * width).unbind(2)
+    scores = torch.einsum("ncq,nck->nqk", q, k / q.shape[1] ** 0.5).softmax(2)
+    return torch.einsum("nqk,nck->ncq", scores, v).reshape(batch, channels // 3, height, width)
+
+
+def switch_off(row: Row) -> None:
+    """What the library has no option for."""
+    from rsd_fast import loading
+    from rsd_fast.methods import distill
+    from rsd_fast.networks import blocks
+
+    if not row.fused_attention:
+        blocks.attention = attention_of_matrices
+    if not row.cast_once:
+        distill.cast_weights = loading.cast_weights = lambda denoiser: None
+
+
+def training(task: Task, folder: Path) -> tuple[Callable[[], Any], Sequence[Any]]:
+    """(the engine's step, the networks it evaluates)."""
     from rsd_fast import corruptions
     from rsd_fast.data import ImageArray, ObservedDataset
     from rsd_fast.data.order import ShuffledObservations
@@ -193,17 +258,14 @@ def training(task: Task, folder: Path) -> tuple[Callable[[], Any], Any]:
         images = torch.randint(256, (4096, *teacher.observations.image_shape), generator=generator, dtype=torch.uint8)
         source = ImageArray(images=images.numpy(), name="memory")
         dataset = ObservedDataset(source, corruption=corruptions.Identity(), sigma_obs=SIGMA_OBS, seed=0, simulate=True)
-        data = ShuffledObservations(dataset, seed=0, channels_last=task.row.channels_last)
+        data = ShuffledObservations(dataset, seed=0, channels_last=task.row.channels_last, device=task.device)
     else:
         config = student
-        kind = DistillMethod if task.row.input_only else with_weight_gradients(DistillMethod)
-        method = kind(config, placed(task, build_denoiser(config)))
-        if not task.row.input_only:
+        method = DistillMethod(config, placed(task, build_denoiser(config)))
+        if not task.row.input_only:  # as published: they are computed and discarded
+            method.input_only = False
             method.teacher.requires_grad_(True)
             after = [method.teacher.zero_grad, method.fake_phase.network.zero_grad]
-    if task.row.compile:
-        for network in method.networks:
-            network.model.compile()
     trainer = Trainer(method, config, Run(folder), data=data)
 
     def step() -> None:
@@ -211,21 +273,10 @@ def training(task: Task, folder: Path) -> tuple[Callable[[], Any], Any]:
         for discard in after:
             discard()
 
-    return step, method.networks[-1]
+    return step, method.networks
 
 
-def with_weight_gradients(method: type) -> type:
-    """The method as published, which computes and discards the weight gradients of both score networks."""
-
-    class Published(method):  # type: ignore[misc, valid-type]
-        @contextlib.contextmanager
-        def frozen_scores(self) -> Iterator[None]:
-            yield
-
-    return Published
-
-
-def sampling(task: Task, folder: Path) -> tuple[Callable[[], Any], Any]:
+def sampling(task: Task, folder: Path) -> tuple[Callable[[], Any], Sequence[Any]]:
     """(drawing a batch of a one-step generator as 8-bit images on the CPU, its network)."""
     from rsd_fast.data import to_uint8
     from rsd_fast.engine.checkpoint import save_model
@@ -235,10 +286,8 @@ def sampling(task: Task, folder: Path) -> tuple[Callable[[], Any], Any]:
     save_model(folder / "model.safetensors", build_denoiser(config).state_dict(), config, 0.0)
     sampler = Sampler(folder / "model.safetensors", task.device, precision=task.row.precision)
     placed(task, sampler.denoiser)
-    if task.row.compile:
-        sampler.denoiser.model.compile()
     index = torch.arange(task.batch)
-    return lambda: to_uint8(sampler.draw(index, 0)).cpu(), sampler.denoiser
+    return lambda: to_uint8(sampler.draw(index, 0)).cpu(), [sampler.denoiser]
 
 
 def useful_share(task: Task) -> float:
@@ -252,7 +301,33 @@ def useful_share(task: Task) -> float:
     return float((sigma > SIGMA_OBS * (1 + 1e-9)).double().mean())
 
 
-def convolutions_ms(task: Task, network: Any) -> float:
+def evaluations(task: Task) -> tuple[int, int, int]:
+    """How often a step goes forward through a network, backward to its weights and input, and to its input alone."""
+    row = task.row
+    if task.phase == "sample":
+        return 1, 0, 0
+    if task.phase == "pretrain":
+        return 1 + row.checkpoint_activations, 1, 0
+    full, input_only = (2, 2) if row.input_only else (4, 0)
+    return 5 - row.reuse_batch + 4 * row.checkpoint_activations, full, input_only
+
+
+def evaluation(task: Task) -> Callable[[], Any]:
+    """A network's forward pass over a batch, not compiled."""
+    from rsd_fast.loading import build_denoiser
+
+    network = placed(task, build_denoiser(configs(task)[1])).requires_grad_(False)
+    x = torch.zeros(task.batch, network.model.in_channels, *[SIZES[task.preset]] * 2, device=task.device)
+    return lambda: network.raw(x, torch.ones(task.batch, device=task.device))
+
+
+def forward_flops(task: Task) -> int:
+    with FlopCounterMode(display=False) as counter:
+        evaluation(task)()
+    return counter.get_total_flops()
+
+
+def convolutions_ms(task: Task) -> float:
     """What the convolutions of a step's network evaluations take by themselves, in the row's precision and layout."""
     shapes: Counter[tuple[Any, ...]] = Counter()
     convolve = nnf.conv2d
@@ -261,21 +336,17 @@ def convolutions_ms(task: Task, network: Any) -> float:
         shapes[(tuple(x.shape), tuple(weight.shape), tuple(sorted(options.items())))] += 1
         return convolve(x, weight, bias, **options)
 
+    evaluate = evaluation(task)
     nnf.conv2d = record
     try:
-        with torch.no_grad():
-            channels, size = network.model.in_channels, SIZES[task.preset]
-            x = torch.zeros(task.batch, channels, size, size, device=task.device)
-            network.raw(x, torch.ones(task.batch, device=task.device))
+        evaluate()
     finally:
         nnf.conv2d = convolve
     dtype, layout = (
         DTYPES[task.row.precision],
         torch.channels_last if task.row.channels_last else torch.contiguous_format,
     )
-    forward, full, input_only = PASSES[task.phase]
-    if not task.row.input_only:
-        full, input_only = full + input_only, 0
+    forward, full, input_only = evaluations(task)
     total = 0.0
     for (x_shape, w_shape, options), count in shapes.items():
         x, w = (torch.randn(s, device=task.device, dtype=dtype).to(memory_format=layout) for s in (x_shape, w_shape))
@@ -318,19 +389,31 @@ def peak_memory_gb(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def write_profile(step: Callable[[], Any], folder: Path, task: Task) -> None:
-    """A Chrome trace of a step, and a table of the operators that take longest."""
+def profiled(step: Callable[[], Any], task: Task, median: float) -> dict[str, float]:
+    """Shares of a step's time: of group norm and, of a GPU, how long it is busy. Writes the profile where asked for."""
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (task.device == "cuda")
     with profile(activities=activities) as found:
         step()
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{task.phase}-{task.preset}-{task.batch}-{task.row.precision}{'-compiled' * task.row.compile}"
-    found.export_chrome_trace(str(folder / f"{name}.json"))
-    key = f"self_{'cuda' if task.device == 'cuda' else 'cpu'}_time_total"
-    table = found.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=60)
-    (folder / f"{name}.txt").write_text(table + "\n", encoding="utf-8")
+        if task.device == "cuda":
+            torch.cuda.synchronize()
+    kind = "device" if task.device == "cuda" else "cpu"
+    times = {event.key: getattr(event, f"self_{kind}_time_total") for event in found.key_averages()}
+    total = sum(times.values())
+    shares = {"share_of_group_norm": sum(time for key, time in times.items() if "group_norm" in key) / total}
+    if task.device == "cuda":
+        shares["gpu_busy"] = total / 1e3 / median
+    if task.profile:
+        Path(task.profile).mkdir(parents=True, exist_ok=True)
+        switches = "".join(f"-{name}" for name, on in dataclasses.asdict(task.row).items() if on is True)
+        file = Path(task.profile) / f"{task.phase}-{task.preset}-{task.batch}-{task.row.precision}{switches}"
+        found.export_chrome_trace(f"{file}.json")
+        table = found.key_averages().table(
+            sort_by=f"self_{kind if kind == 'cpu' else 'cuda'}_time_total", row_limit=25, max_name_column_width=60
+        )
+        Path(f"{file}.txt").write_text(table + "\n", encoding="utf-8")
+    return shares
 
 
 # In the process that is started
@@ -360,16 +443,18 @@ def line(result: dict[str, Any], plain: dict[str, Any] | None) -> str:
         f"{result['useful_images_per_sec']:10.2f}",
         f"{result['step_ms']:9.1f}",
         f"{result['peak_memory_gb']:7.2f}",
+        f"{result['network_passes']:7.2f}",
         f"{result['tflops']:8.3f}",
         f"{result['share_of_matmul_peak']:7.1%}",
         f"{result['share_of_conv']:7.1%}",
+        f"{result['share_of_group_norm']:7.1%}",
     ]
     return " ".join(columns)
 
 
 HEADER = (
-    f"{'config':<24} {'images/s':>10} {'ratio':>7} {'useful/s':>10} {'step ms':>9} {'mem GB':>7} {'TFLOP/s':>8} "
-    f"{'of mm':>7} {'conv':>7}"
+    f"{'config':<24} {'images/s':>10} {'ratio':>7} {'useful/s':>10} {'step ms':>9} {'mem GB':>7} {'passes':>7} "
+    f"{'TFLOP/s':>8} {'of mm':>7} {'conv':>7} {'norm':>7}"
 )
 
 
@@ -380,15 +465,15 @@ def plot(results: list[dict[str, Any]], file: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    phases = list(dict.fromkeys(result["phase"] for result in results))
-    figure, axes = pyplot.subplots(1, len(phases), figsize=(5 * len(phases), 4), squeeze=False, sharex=True)
-    for axis, phase in zip(axes[0], phases, strict=True):
-        shown = [r for r in results if r["phase"] == phase and "error" not in r]
+    runs = list(dict.fromkeys((result["phase"], result["batch"]) for result in results))
+    figure, axes = pyplot.subplots(1, len(runs), figsize=(5 * len(runs), 4), squeeze=False, sharex=True)
+    for axis, (phase, batch) in zip(axes[0], runs, strict=True):
+        shown = [r for r in results if (r["phase"], r["batch"]) == (phase, batch) and "error" not in r]
         base = next(r["images_per_sec"] for r in shown if r["config"] == "plain")
         bars = axis.barh([r["config"] for r in shown], [r["images_per_sec"] / base for r in shown])
         axis.bar_label(bars, fmt="%.1f")
         axis.invert_yaxis()
-        axis.set_title(f"{phase}, {shown[0]['preset']}, batch {shown[0]['batch']}")
+        axis.set_title(f"{phase}, {shown[0]['preset']}, batch {batch}")
         axis.set_xlabel("images a second, relative to plain")
     figure.tight_layout()
     figure.savefig(file, dpi=120)
@@ -398,7 +483,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phase", choices=PHASES, action="append", help="pretrain, distill or sample (all)")
     parser.add_argument("--preset", choices=list(SIZES), help="network (cifar10)")
-    parser.add_argument("--batch", type=int, help="images a step (8 on a CPU, 128 on a GPU)")
+    parser.add_argument("--batch", type=int, action="append", help="images a step (8 on a CPU, 128 on a GPU)")
     parser.add_argument("--config", action="append", help="a row, by its name (all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -415,17 +500,17 @@ def main() -> None:
         return
 
     preset = given.preset or ("digits" if given.quick else "cifar10")
-    batch = given.batch or (128 if given.device == "cuda" else 8)
+    batches = given.batch or [128 if given.device == "cuda" else 8]
     about = {"machine": timing.machine(given.device), "versions": timing.versions()}
     print(json.dumps(about))
     results = []
-    for phase in given.phase or PHASES:
+    for phase, batch in itertools.product(given.phase or PHASES, batches):
         size, plain = SIZES[preset], None
         measured: dict[Row, dict[str, Any]] = {}  # `full` is the row before it, under the name that is looked for
         print(f"\n{phase}, {preset}, {batch} x {size}x{size}, {given.threads} threads")
         print(HEADER)
-        for name, row in rows(phase).items():
-            if (given.config and name not in (*given.config, "plain")) or (given.quick and row.compile):
+        for name, row in rows(phase, given.device, compiled=not given.quick).items():
+            if given.config and name not in (*given.config, "plain"):
                 continue
             seconds = 1.0 if given.quick else given.seconds
             task = Task(row, phase, preset, batch, given.device, given.threads, seconds, given.profile)

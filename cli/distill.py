@@ -24,6 +24,17 @@ from . import options
     type=options.POSITIVE,
     help="Factor of the generator's loss, which matters to Adam's epsilon and to clipping alone.  [default: 100]",
 )
+@click.option(
+    "--reuse-batch/--no-reuse-batch",
+    default=None,
+    help="One batch of the generator's images for both phases: a network pass in eleven less, more memory, and fake "
+    "score and generator learn from the same images.  [default: no]",
+)
+@click.option(
+    "--concurrent-scores/--no-concurrent-scores",
+    default=None,
+    help="Evaluate teacher and fake score on two CUDA streams.  [default: no]",
+)
 @options.training
 def distill(dry_run: bool, **given: Any) -> None:
     """Distil a teacher into a one-step generator.

@@ -76,6 +76,14 @@ precision = click.option(
     help="Of the networks; weights, losses and averages stay float32. auto: bf16 where the hardware has it.  "
     "[default: auto]",
 )
+compile_network = click.option(
+    "--compile/--no-compile", default=False, help="torch.compile the network, which takes minutes.  [default: no]"
+)
+cuda_graphs = click.option(
+    "--cuda-graphs/--no-cuda-graphs",
+    default=None,
+    help="Replay a batch's kernels from a CUDA graph rather than launch them one by one.  [default: yes, with CUDA]",
+)
 batch_out = click.option("--batch", type=COUNT, default=256, show_default=True, help="Images a forward pass.")
 num = click.option("--num", type=COUNT, required=True, help="Number of images.")
 heun_steps = click.option(
@@ -102,6 +110,19 @@ class NoiseLevel(click.ParamType):
         if len(levels) > 2 or levels != sorted(levels):
             self.fail(f"expected a number, LEAST:GREATEST, data or estimate, got '{value}'", param, ctx)
         return levels[0] if len(levels) == 1 else tuple(levels)
+
+
+class MicroBatch(click.ParamType):
+    """A number of images, or `auto`."""
+
+    name = "micro-batch"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not value.isdecimal() or int(value) < 1:
+            self.fail(f"expected a number of images or auto, got '{value}'", param, ctx)
+        return int(value)
 
 
 clean_share = click.option(
@@ -177,7 +198,12 @@ training = join(
     ),
     click.option("--kimg", type=POSITIVE, help="Thousand images to train on, in all."),
     click.option("--batch", type=COUNT, help="Images a step, over all processes."),
-    click.option("--micro-batch", type=COUNT, help="Images a forward pass.  [default: the whole batch]"),
+    click.option(
+        "--micro-batch",
+        type=MicroBatch(),
+        metavar="N|auto",
+        help="Images a forward pass; auto: as many as fit into memory.  [default: the whole batch]",
+    ),
     click.option("--lr", type=POSITIVE, help="Adam's learning rate."),
     click.option("--lr-rampup-kimg", type=AT_LEAST_0, help="Thousand images of linear warm-up."),
     click.option("--beta1", type=FRACTION, help="Adam's first decay."),
@@ -188,6 +214,17 @@ training = join(
     click.option("--ema-rampup", type=POSITIVE, help="The half-life is at most this share of the images seen."),
     precision,
     click.option("--compile/--no-compile", default=None, help="torch.compile the networks.  [default: no]"),
+    click.option(
+        "--cuda-graphs/--no-cuda-graphs",
+        default=None,
+        help="Replay each phase's kernels from a CUDA graph rather than launch them one by one.  [default: no]",
+    ),
+    click.option(
+        "--checkpoint-activations/--no-checkpoint-activations",
+        default=None,
+        help="Keep of each block its input alone, and evaluate it again for its gradient: less memory, a third more "
+        "time.  [default: no]",
+    ),
     click.option("--log-kimg", type=POSITIVE, help="Thousand images between log lines."),
     click.option("--snapshot-kimg", type=POSITIVE, help="Thousand images between checkpoints."),
     click.option("--seed", type=SEED, help="Of all random numbers.  [default: 0]"),

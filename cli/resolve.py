@@ -21,6 +21,7 @@ from rsd_fast.objectives import Objective
 
 # What may differ between the sittings of a run: how long and where it runs, not what it computes.
 CHANGEABLE = {"kimg", "log_kimg", "snapshot_kimg", "device", "micro_batch", "data"}
+CHANGEABLE |= {"compile", "cuda_graphs", "checkpoint_activations", "concurrent_scores"}
 
 Options = dict[str, Any]  # of the command line, by config field; None where not given
 
@@ -293,7 +294,7 @@ def resumed(run: Run, kind: type, options: Options) -> Any:
     config = run.read_config()
     if not isinstance(config, kind):
         raise RunError(f"{run.path}: is a run of rsd-fast {config.kind}")
-    options = {name: value for name, value in options.items() if value != "auto"}
+    options = {name: value for name, value in options.items() if value != "auto" or name == "micro_batch"}
     observations = config.observations
     if options.get("corruption"):
         with usage_errors():

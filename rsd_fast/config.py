@@ -104,7 +104,7 @@ class Training:
 
     kimg: float = 1000.0  # train until this many have been seen in all
     batch: int = 256  # images a step, over all processes
-    micro_batch: int | None = None  # images a forward pass; None: the whole batch of a process
+    micro_batch: int | str | None = None  # images a forward pass; None: a process's whole batch; "auto": what fits
     lr: float = 2e-4
     lr_rampup_kimg: float = 0.0  # linear from 0
     beta1: float = 0.9
@@ -115,6 +115,8 @@ class Training:
     ema_rampup: float | None = 0.05  # the half-life is at most this share of the images seen; None: no ramp-up
     precision: str = "fp32"  # fp32, tf32, bf16: of the networks; weights, losses and EMA are always float32
     compile: bool = False
+    cuda_graphs: bool = False  # replay each phase's kernels rather than launching them one by one
+    checkpoint_activations: bool = False  # of each block keep the input alone, and evaluate it again for its gradient
     seed: int = 0
     device: str = "cpu"
     log_kimg: float = 10.0
@@ -127,8 +129,12 @@ class Training:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
-        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
+        if isinstance(self.micro_batch, str) and self.micro_batch != "auto":
+            raise ValueError(f"micro_batch: expected a number or auto, got '{self.micro_batch}'")
+        if isinstance(self.micro_batch, int) and (self.micro_batch < 1 or self.batch % self.micro_batch):
             raise ValueError(f"batch: {self.batch} is not divisible by micro-batch {self.micro_batch}")
+        if self.cuda_graphs and self.device != "cuda":
+            raise ValueError("cuda_graphs: only CUDA devices have them; use --device cuda")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip: expected more than 0, got {self.clip}")
         if self.precision not in ("fp32", "tf32", "bf16"):
@@ -173,6 +179,8 @@ class Distillation:
     fake_lr: float = 1e-5  # of the fake score; the generator's is training.lr
     fake_beta1: float = 0.0  # likewise training.beta1
     generator_loss_scale: float = 100.0  # matters to Adam's eps and to clipping alone
+    reuse_batch: bool = False  # one batch of the generator's for both phases, at the memory of its activations
+    concurrent_scores: bool = False  # teacher and fake score on two streams of a CUDA device
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -203,6 +211,17 @@ class Distill:
     objective: Objective
     distillation: Distillation
     training: Training
+
+    def __post_init__(self) -> None:
+        for name in ("reuse_batch", "concurrent_scores"):
+            if getattr(self.distillation, name) and self.distillation.loss == "sds":
+                raise ValueError(f"{name}: loss 'sds' has no fake score")
+        if self.distillation.reuse_batch and self.training.micro_batch not in (None, self.training.batch):
+            raise ValueError(
+                "reuse_batch: keeps the generator's whole batch from one phase to the next; no micro_batch"
+            )
+        if self.distillation.concurrent_scores and self.training.device != "cuda":
+            raise ValueError("concurrent_scores: only CUDA devices have streams; use --device cuda")
 
 
 RunConfig = Pretrain | Distill

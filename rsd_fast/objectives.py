@@ -146,6 +146,11 @@ class Objective:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
     @property
+    def further_evaluations(self) -> int:
+        """Of the denoiser, without gradient, for an image's loss, beside the one that learns."""
+        return self.consistency_primes * self.consistency_steps if self.consistency else 0
+
+    @property
     def conditional(self) -> bool:
         """Is the denoiser shown what is missing?"""
         return self.name in KINDS

@@ -17,7 +17,7 @@ from rsd_fast.engine.loop import DataSource
 from rsd_fast.loading import build_denoiser, load
 from rsd_fast.methods import DistillMethod, Method, PretrainMethod
 from rsd_fast.methods.base import PREVIEW_IMAGES
-from rsd_fast.networks import Denoiser, set_precision
+from rsd_fast.networks import Denoiser, compile_network, set_precision
 from rsd_fast.ops.fft import to_channels
 from rsd_fast.pictures import save_grid
 
@@ -45,7 +45,12 @@ def pretrain(
         keep_examples(network, dataset)
         return PretrainMethod(config, _place(network, config, device))
 
-    data = ShuffledObservations(dataset, seed=config.training.seed, symmetries=config.observations.augment)
+    data = ShuffledObservations(
+        dataset,
+        seed=config.training.seed,
+        symmetries=config.observations.augment,
+        device=distributed.local_device(config.training.device),
+    )
     return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method, data=data)
 
 
@@ -139,7 +144,7 @@ def _train(
         built = method(run, device)
         if config.training.compile:
             for network in built.networks:
-                network.model.compile()  # in place: parameters keep their names
+                compile_network(network)
         state = run.load_training() if resume else None
         Trainer(built, config, run, data=data, state=state).run_to_end()
     return run.path
@@ -149,5 +154,6 @@ def _place(network: Denoiser, config: RunConfig, device: torch.device) -> Denois
     """On its device, channels-last (what convolutions are fastest in), in the run's precision."""
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.channels_last = True
+    network.model.checkpoint_activations = config.training.checkpoint_activations  # type: ignore[assignment]
     set_precision(network, config.training.precision)
     return network

@@ -130,6 +130,22 @@ def test_wrong_options(arguments, message):
 
 
 @pytest.mark.slow
+def test_the_loader_is_timed_wherever_images_lie(tmp_path):
+    command = [sys.executable, str(FOLDER / "data.py"), "--quick", "--device", "cpu", "--threads", "1", "--work", "1"]
+    files = ["--json", str(tmp_path / "data.json"), "--folder", str(tmp_path)]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "data.json").read_text())
+    assert {(row["source"], row["images"], row["ahead"]) for row in rows} >= {
+        ("memory", 6_000, False),
+        ("mapped", 6_000, True),
+        ("mapped", 600_000, True),
+    }
+    assert all(row[name] > 0 for row in rows for name in ("read_per_sec", "images_per_sec", "wait_ms_median"))
+    assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["pretrain", "distill", "sample"])
 def test_whole_steps_are_timed_plain_and_full(tmp_path, phase):
     """The command line of benchmarks/train.py; `full` takes no gradient that `plain` computes in vain."""

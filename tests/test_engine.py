@@ -176,10 +176,10 @@ def test_an_occupied_folder_is_refused_and_left_alone(teacher, tmp_path):
 
 def test_a_run_killed_before_its_second_checkpoint_goes_on(teacher, tmp_path):
     class Killed(train.ShuffledObservations):
-        def __call__(self, positions):
+        def __call__(self, positions, then=None):
             if positions[0] >= 16:
                 raise KeyboardInterrupt
-            return super().__call__(positions)
+            return super().__call__(positions, then)
 
     original, train.ShuffledObservations = train.ShuffledObservations, Killed
     try:
@@ -302,10 +302,10 @@ def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path, heeded_sigint):
     run = Run(tmp_path / "run")
 
     class Impatient(train.ShuffledObservations):
-        def __call__(self, positions):
+        def __call__(self, positions, then=None):
             if positions[0] >= 48:
                 os.kill(os.getpid(), signal.SIGINT)
-            return super().__call__(positions)
+            return super().__call__(positions, then)
 
     original, train.ShuffledObservations = train.ShuffledObservations, Impatient
     try:

@@ -1,12 +1,14 @@
 """The noise level of each observation: one for all, drawn from a range, or given with the data; some may be clean."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rsd_fast import ops
+
+from .draw import Examples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,6 +23,7 @@ class NoiseLevels:
     clean_share: float = 0.0
     bank: np.ndarray | None = None
     pool: bool = False
+    _pool: Examples = field(default_factory=Examples, init=False, repr=False)
 
     def of(self, index: Tensor, seed: int) -> Tensor | float:
         """[B] float32 of images number index [B], a pure function of (seed, index); a number where all have that."""
@@ -30,7 +33,8 @@ class NoiseLevels:
         # Step 0 of the stream: training draws its levels at steps from 1.
         u = ops.uniform((len(index), 2), seed, index, 0, ops.Stream.SIGMA)
         if self.bank is not None:
-            rows = (u[:, 0] * len(self.bank)).long() if self.pool else index
-            return torch.from_numpy(self.bank[rows.cpu().numpy()]).to(index.device)
+            if self.pool:
+                return self._pool.draw("sigma", self.bank, u[:, 0])
+            return torch.from_numpy(self.bank[index.cpu().numpy()]).to(index.device)
         levels = lowest + (self.highest - lowest) * u[:, 0]
         return levels.masked_fill(u[:, 1] < self.clean_share, 0).float()

@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
-
 from .array import ImageArray, Read, to_pixels
 from .bundled import BUNDLED
 from .edm_zip import read_zip
@@ -36,7 +34,11 @@ _KINDS = (
 
 
 def open_source(src: str | os.PathLike[str], *, observations: bool = False, sigma_obs_max: float = 0.0) -> ImageArray:
-    """Read a whole source into memory; DataError, one line that names the file, if it cannot be.
+    """The images of a source, in memory or, where they are more than 1 GiB, mapped; DataError, one line that names the
+    file, if it cannot be read.
+
+    Mapped are arrays of uint8 or float32 in an .npy file, an .npz that is not compressed or an idx file; others are
+    decoded to a temporary file, in the folder that TMPDIR names. A file must not change while it is mapped.
 
     src:           a folder, a file or a bundled name; for a folder called digits write ./digits
     observations:  the source holds noisy observations, whose floats may leave [-1, 1] by 10 sigma_obs_max
@@ -59,11 +61,8 @@ def open_source(src: str | os.PathLike[str], *, observations: bool = False, sigm
         raise DataError(f"{error.filename or path}: {error.strerror or error}") from error
     sigma_obs_max = max(sigma_obs_max, 0.0 if read.sigma is None else float(read.sigma.max()))
     limit = 1 + 10 * sigma_obs_max if observations else 1.0
-    images = read.images
-    if read.mask is not None and images.dtype.kind == "f":
-        images = np.where(read.mask, images, 0)  # whatever stands where nothing was observed, NaN perhaps
     return ImageArray(
-        images=to_pixels(images, str(path), limit),
+        images=to_pixels(read.images, str(path), limit, read.mask),
         labels=read.labels,
         mask=read.mask,
         sigma=read.sigma,

@@ -1,4 +1,4 @@
-"""A data set in memory, and the rules by which an array of unknown origin becomes one."""
+"""A data set as arrays, and the rules by which an array of unknown origin becomes one."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rsd_fast import corruptions
 
+from . import storage
 from .errors import DataError
 
 RANGE_TOLERANCE = 1e-3
@@ -19,7 +20,7 @@ CHANNEL_COUNTS = range(1, 5)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageArray:
-    """All images of a source, in the order that gives each its permanent index.
+    """All images of a source, in the order that gives each its permanent index, in memory or mapped (`storage`).
 
     images: [N, C, H, W] uint8, or float32 in [-1, 1] (observations: beyond that by their noise); or k-space, float32
             [N, 2 coils, H, W] as `corruptions.Fourier` observes it
@@ -69,7 +70,12 @@ class ImageArray:
     def pixels(self, indices: Tensor | np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Images [B, C, H, W] as they are stored, uint8 or float32, at `indices` [B], in memory of their own."""
         rows = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, dtype=np.int64)
-        return torch.from_numpy(np.take(self.images, rows, axis=0)).to(device)
+        count = len(self)
+        if rows.size and not (-count <= rows.min() and rows.max() < count):
+            raise IndexError(f"indices: {rows.min()} to {rows.max()}, of {count} images")
+        images = storage.empty_rows(self.images, len(rows))
+        storage.take(self.images, rows % count, images)
+        return images.to(device)
 
     def tensor(self, indices: Tensor | np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """`pixels` as float32 in [-1, 1].
@@ -129,7 +135,8 @@ def to_mask(mask: np.ndarray, images: np.ndarray, where: str) -> np.ndarray:
 
 def together(mask: np.ndarray) -> np.ndarray:
     """A mask [N, C, H, W] with one channel for all, where they are alike."""
-    return mask[:, :1] if mask.shape[1] > 1 and (mask == mask[:, :1]).all() else mask
+    alike = mask.shape[1] > 1 and all((mask[i] == mask[i, :1]).all() for i in storage.blocks(mask))
+    return mask[:, :1] if alike else mask
 
 
 def to_zero_one(mask: np.ndarray, where: str) -> np.ndarray:
@@ -137,23 +144,42 @@ def to_zero_one(mask: np.ndarray, where: str) -> np.ndarray:
     if mask.dtype.kind not in "buif":
         raise DataError(f"{where}: mask of dtype {mask.dtype}; 0 where a pixel is missing, 1 where not, is wanted")
     highest = mask.max(initial=0)
-    if not ((mask == 0) | (mask == highest)).all() or highest < 0:
+    every = list(storage.blocks(mask))
+    if not all(((mask[i] == 0) | (mask[i] == highest)).all() for i in every) or highest < 0:
         raise DataError(f"{where}: a mask of more than two values; 0 where a pixel is missing, 1 where not, is wanted")
-    return (mask != 0).astype(np.uint8)
+    if mask.dtype == bool or (mask.dtype == np.uint8 and highest <= 1):
+        return storage.settle(mask, where).view(np.uint8)
+    found = storage.allocate(mask.shape, np.uint8, where)
+    for i in every:
+        found[i] = mask[i] != 0
+    return found
 
 
-def to_pixels(array: np.ndarray, where: str, limit: float) -> np.ndarray:
-    """`array` [N, C, H, W] as contiguous uint8 or float32, floats checked to lie within -limit .. limit."""
+def to_pixels(array: np.ndarray, where: str, limit: float, mask: np.ndarray | None = None) -> np.ndarray:
+    """`array` [N, C, H, W] as uint8 or float32 whose rows can be taken as they lie (`storage.settle`).
+
+    Floats are checked to lie within -limit .. limit where `mask` [N, 1 or C, H, W] is not 0, and are 0 elsewhere,
+    whatever stands there, NaN perhaps. A mapped array that holds all this already stays where it is; of uint8 it is not
+    even read.
+    """
     if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
+        return storage.settle(array, where)
     if array.dtype.kind == "c":
         raise DataError(f"{where}: complex numbers; give images as 2 channels, the real and the imaginary part")
     if array.dtype.kind != "f":
         raise DataError(f"{where}: dtype {array.dtype}; uint8, or float in [-1, 1], is wanted")
-    low, high = float(array.min()), float(array.max())  # NaN if there is one anywhere
-    if not np.isfinite([low, high]).all():
-        index = next(i for i, image in enumerate(array) if not np.isfinite(image).all())
-        raise DataError(f"{where}: image {index} holds NaN or infinity")
+    as_wanted = array.dtype == np.float32 and mask is None
+    found = array if as_wanted else storage.allocate(array.shape, np.float32, where)
+    low, high = np.inf, -np.inf
+    for block in storage.blocks(array):
+        values = array[block] if mask is None else np.where(mask[block], array[block], 0)
+        least, most = float(values.min()), float(values.max())  # NaN if there is one anywhere
+        if not np.isfinite([least, most]).all():
+            index = next(i for i, image in enumerate(values, block.start) if not np.isfinite(image).all())
+            raise DataError(f"{where}: image {index} holds NaN or infinity")
+        low, high = min(low, least), max(high, most)
+        if not as_wanted and max(-low, high) <= limit + RANGE_TOLERANCE:
+            found[block] = values
     if max(-low, high) > limit + RANGE_TOLERANCE:
         why = "" if limit == 1 else " (1 + 10 sigma_obs)"
         hint = "; store 0..255 as uint8, or divide it by 127.5 and subtract 1" if low >= 0 else ""
@@ -163,4 +189,4 @@ def to_pixels(array: np.ndarray, where: str, limit: float) -> np.ndarray:
             f"{where}: no value is negative, so these images may lie in [0, 1]; they are read as [-1, 1]",
             stacklevel=3,
         )
-    return np.ascontiguousarray(array, dtype=np.float32)
+    return storage.settle(found, where)

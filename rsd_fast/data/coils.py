@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from rsd_fast.files import atomic_file
 
+from . import storage
 from .errors import DataError, first_line
 
 _ACS_LINES_MIN = 8  # a kernel of sigpy's 6 by 6 has 9 places among them
@@ -104,7 +105,7 @@ def _every_slice(
                 f"slice {index}: the middle {acs_lines} columns of k-space are not all sampled, "
                 "and coil maps are estimated from them"
             )
-    maps = np.empty((count, coils, height, width), np.complex64)
+    maps = storage.allocate((count, coils, height, width), np.complex64, "coil maps")
     slices = tqdm(
         range(count),
         desc="coil maps",

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
+from . import storage
 from .array import to_zero_one, together
 from .errors import DataError, first_line
 
@@ -99,11 +100,8 @@ def read_images(
     first, _ = decode(names[0])
     height, width, channels = first.shape
     dtype = np.uint8 if first.dtype == np.uint8 else np.float32
-    try:
-        images = np.empty((len(names), channels, height, width), dtype)
-    except (MemoryError, ValueError) as error:
-        raise DataError(f"{where}: {len(names)} images of {width}x{height} do not fit in memory") from error
-    mask = np.ones((len(names), 1, height, width), np.uint8)
+    images = storage.allocate((len(names), channels, height, width), dtype, where)
+    missing = storage.allocate((len(names), 1, height, width), np.uint8, where)
     hidden = False
 
     def fill(start: int) -> None:
@@ -115,7 +113,7 @@ def read_images(
                 raise DataError(f"{where}/{names[index]}: {difference}")
             images[index] = pixels.transpose(2, 0, 1)
             if alpha is not None:
-                mask[index, 0], hidden = alpha, True
+                missing[index, 0], hidden = 1 - alpha, True
             if dtype == np.float32:
                 images[index] = images[index] / 32767.5 - 1
 
@@ -123,7 +121,7 @@ def read_images(
         for _ in pool.map(fill, range(0, len(names), _CHUNK)):
             pass  # in order, so that of several bad files the first is reported
     if not masks:
-        return images, mask if hidden else None
+        return images, np.subtract(1, missing, out=missing) if hidden else None
     if hidden:
         raise DataError(f"{where}/{masks[0]}: a mask of images that have transparent pixels, too; one kind is wanted")
     read, _ = read_images(masks, [], load, where)
@@ -131,8 +129,10 @@ def read_images(
         if image.shape[0] not in (1, channels) or image.shape[1:] != (height, width):
             found = f"{image.shape[2]}x{image.shape[1]}, {image.shape[0]} channels"
             raise DataError(f"{where}/{name}: a mask of {found}, for images of {width}x{height}, {channels} channels")
-    alone = [to_zero_one(image, f"{where}/{name}") for name, image in zip(masks, read, strict=True)]
-    return images, together(np.stack(alone))
+    mask = storage.allocate(read.shape, np.uint8, where)
+    for index, name in enumerate(masks):
+        mask[index] = to_zero_one(read[index], f"{where}/{name}")
+    return images, together(mask)
 
 
 def _pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:

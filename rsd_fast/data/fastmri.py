@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rsd_fast.files import atomic_file
 
+from . import storage
 from .errors import DataError, first_line
 
 _EXTENSIONS = (".h5", ".hdf5")
@@ -90,13 +91,14 @@ def read_h5(path: str | os.PathLike[str]) -> KSpace:
     has_reconstruction = bool(first.reconstruction) and all(
         header.reconstruction and header.reconstruction_size == first.reconstruction_size for header in headers
     )
-    try:
-        kspace = np.empty((count, 2 * coils, height, width), np.float32)
-        mask = np.empty((count, 1, 1, width), np.uint8)
-        maps = np.empty((1 if one_map else count, *first.size), np.complex64) if has_maps else None
-        reconstruction = np.empty((count, *first.reconstruction_size), np.float32) if has_reconstruction else None
-    except (MemoryError, ValueError) as error:
-        raise DataError(f"{path}: {count} slices of {_size_text(first.size)} do not fit in memory") from error
+
+    def room(dtype: type, *shape: int) -> np.ndarray:
+        return storage.allocate(shape, dtype, str(path))
+
+    kspace = room(np.float32, count, 2 * coils, height, width)
+    mask = room(np.uint8, count, 1, 1, width)
+    maps = room(np.complex64, 1 if one_map else count, *first.size) if has_maps else None
+    reconstruction = room(np.float32, count, *first.reconstruction_size) if has_reconstruction else None
 
     start = 0
     for header in headers:
@@ -353,10 +355,12 @@ def _read_maps(h5: Any, header: _Header, maps: np.ndarray) -> None:
     dataset = h5["sensitivity_maps"]
     if header.maps_shared:
         maps[:] = dataset[()]
+        _check_finite(maps[:1], 0, "sensitivity_maps", header.file)
     else:
         for start, block in _blocks(dataset):
-            maps[start : start + len(block)] = block
-    _check_finite(maps, 0, "sensitivity_maps", header.file)
+            place = slice(start, start + len(block))
+            maps[place] = block
+            _check_finite(maps[place], start, "sensitivity_maps", header.file)
 
 
 def _reconstruction(h5: Any, header: _Header) -> np.ndarray:

@@ -5,7 +5,6 @@ big-endian 32-bit integer, and the values.
 """
 
 import gzip
-import math
 import re
 import struct
 import zlib
@@ -14,10 +13,10 @@ from typing import IO, cast
 
 import numpy as np
 
+from . import storage
 from .array import Read, to_channels_first
 from .errors import DataError, first_line
 from .labels import to_labels
-from .stream import read_exactly
 
 _UNSIGNED_BYTE = 8
 IDX_NAME = re.compile(r"[-._]idx\d-ubyte(\.gz)?$")
@@ -43,7 +42,8 @@ def _labels_beside(path: Path) -> Path | None:
 def _read(path: Path) -> np.ndarray:
     with open(path, "rb") as file:
         # GzipFile reads bytes as any binary file does; only its type is another.
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.name.endswith(".gz") else file
+        packed = path.name.endswith(".gz")
+        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file
         try:
             zeros, kind, ndim = struct.unpack(">HBB", stream.read(4))
             shape = struct.unpack(f">{ndim}I", stream.read(4 * ndim))
@@ -54,7 +54,7 @@ def _read(path: Path) -> np.ndarray:
         if zeros != 0 or kind != _UNSIGNED_BYTE:
             raise DataError(f"{path}: not an idx file of unsigned bytes")
         try:
-            data = read_exactly(stream, math.prod(shape), str(path))
+            stored = None if packed else (path, file.tell(), path.stat().st_size - file.tell())
+            return storage.read_array(stream, shape, np.uint8, str(path), stored=stored)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: damaged ({first_line(error)})") from error
-    return np.frombuffer(data, np.uint8).reshape(shape)

@@ -1,16 +1,17 @@
 """Arrays saved by NumPy: `.npy`, and `.npz` with optional labels. Never unpickles."""
 
-import math
+import struct
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from typing import Literal
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 
+from . import storage
 from .array import Read, to_channels_first, to_mask
 from .errors import DataError, first_line
 from .labels import to_labels
-from .stream import read_exactly
 
 _IMAGE_KEYS = ("images", "x", "arr_0")  # in order of preference
 _OTHER_KEYS = ("labels", "mask", "sigma_obs")
@@ -21,10 +22,12 @@ _HEADER_READERS = {
 
 
 def read_npy(path: Path) -> Read:
-    """Images [N, C, H, W] of any dtype."""
+    """Images [N, C, H, W] of any dtype; a large file is mapped."""
     try:
         # Mapping fails at once, without allocating, where the header claims more than the file holds.
-        array = np.array(np.lib.format.open_memmap(path, mode="r"))
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+        if array.nbytes <= storage.MAP_BYTES:
+            array = np.array(array)
     except (ValueError, EOFError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be read as a plain .npy array ({first_line(error)})") from error
     return Read(to_channels_first(array, str(path)))
@@ -32,7 +35,10 @@ def read_npy(path: Path) -> Read:
 
 def read_npz(path: Path) -> Read:
     """Images [N, C, H, W] of any dtype, from `images`, else `x`, else `arr_0`, else the only array there is besides
-    `labels`, `mask` and `sigma_obs`; and those, where they are there."""
+    `labels`, `mask` and `sigma_obs`; and those, where they are there.
+
+    A large array that is not compressed is mapped, and its checksum not looked at, which would take reading it.
+    """
     try:
         archive = ZipFile(path)
     except BadZipFile as error:
@@ -81,9 +87,21 @@ def _read_member(archive: ZipFile, key: str, path: Path) -> np.ndarray:
             shape, fortran_order, dtype = _HEADER_READERS[version](stream)
             if dtype.hasobject:
                 raise DataError(f"{where}: dtype {dtype}; Python objects are not read")
-            data = read_exactly(stream, math.prod(shape) * dtype.itemsize, where)
-        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+            stored = _stored(archive, f"{key}.npy", path, stream.tell())
+            order: Literal["C", "F"] = "F" if fortran_order else "C"
+            return storage.read_array(stream, shape, dtype, where, order=order, stored=stored)
     except DataError:
         raise
     except Exception as error:  # zipfile and the header's parser raise half a dozen kinds on damaged files
         raise DataError(f"{where}: cannot be read ({first_line(error)})") from error
+
+
+def _stored(archive: ZipFile, name: str, path: Path, start: int) -> tuple[Path, int, int] | None:
+    """(file, offset, bytes) of a member from its byte `start` on, where it is neither compressed nor encrypted."""
+    member = archive.getinfo(name)
+    if member.compress_type != ZIP_STORED or member.flag_bits & 1:
+        return None
+    with path.open("rb") as file:  # the local header's names have lengths of their own
+        file.seek(member.header_offset + 26)
+        offset = member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + start
+    return path, offset, member.file_size - start

@@ -4,8 +4,9 @@ Neither the epoch, the order, the batch nor the number of workers changes a bit 
 noise are drawn from counter-based streams by the image's index, and no drawn number is stored.
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,11 +25,13 @@ from rsd_fast.corruptions import (
     RandomMask,
 )
 
+from . import storage
 from .array import ImageArray
 from .coils import cached_maps
 from .errors import DataError
 
 Item = tuple[Tensor, int, int]
+Rows = dict[str, Tensor]  # what belongs to the images of a batch, by the names of `ObservedDataset.tables`, and `index`
 MISSING_TOLERANCE = 0.02
 
 
@@ -104,17 +107,60 @@ class ObservedDataset(Dataset[Item]):
         indices: [B] int64, best on the CPU, where the images are. channels_last: the observations' memory format.
         IndexError if an index is out of range.
         """
-        indices = indices.cpu()
+        rows = self.room(len(indices), pinned=torch.device(device).type == "cuda")
+        self.read(indices.cpu().numpy(), rows)
+        return self.observe_rows(rows, device, channels_last=channels_last)
+
+    @property
+    def tables(self) -> dict[str, np.ndarray]:
+        """All that the source holds of each image, row i of image i."""
+        found = {"images": self.source.images, "labels": self.source.labels}
+        if not self.levels.pool:
+            found["sigma_obs"] = self.levels.bank
+        if self._bank is not None:
+            found |= {"mask": self._bank.mask, "maps": self._bank.maps}
+        if self.source.kspace and self.simulate:
+            found["sampled"] = self.source.mask
+        return {name: table for name, table in found.items() if table is not None and len(table) == len(self)}
+
+    @property
+    def _bank(self) -> Bank | None:
+        """The draws that came with the data, an image's own."""
+        bank = self.corruption.bank if isinstance(self.corruption, DrawnCorruption) else None
+        return None if bank is None or bank.pool else bank
+
+    def room(self, count: int, *, pinned: bool = False) -> Rows:
+        """Memory on the host for `read`: `index` [count] int64 and as many rows of each table."""
+        index = torch.empty(count, dtype=torch.int64, pin_memory=pinned)
+        return {"index": index} | {n: storage.empty_rows(t, count, pinned=pinned) for n, t in self.tables.items()}
+
+    def read(self, indices: np.ndarray, rows: Rows) -> None:
+        """Fill `rows`, from `room`, with what belongs to images number `indices` [B]; another thread may do it.
+
+        IndexError if an index is out of range.
+        """
         count = len(self)
-        if indices.numel() and not (-count <= int(indices.min()) and int(indices.max()) < count):
-            raise IndexError(f"indices: {int(indices.min())} to {int(indices.max())}, of {count} images")
-        indices = indices.remainder(count)  # one image, one index: -1 has the noise of the last
-        index = indices.to(device)
-        sigma_obs = self.levels.of(index, self.seed)
+        if indices.size and not (-count <= indices.min() and indices.max() < count):
+            raise IndexError(f"indices: {indices.min()} to {indices.max()}, of {count} images")
+        indices = indices % count  # one image, one index: -1 has the noise of the last
+        rows["index"].numpy()[:] = indices
+        for name, table in self.tables.items():
+            if name in rows:
+                storage.take(table, indices, rows[name])
+
+    @torch.no_grad()
+    def observe_rows(
+        self, rows: Rows, device: torch.device | str = "cpu", *, channels_last: bool = False
+    ) -> tuple[Observation, Tensor]:
+        """`observe` of what was read. Nothing waits for a GPU where the rows are pinned."""
+        here = {name: t.to(device, non_blocking=True) for name, t in rows.items()}
+        index = here["index"]
+        sigma_obs = here["sigma_obs"] if "sigma_obs" in here else self.levels.of(index, self.seed)
         measured = not self.simulate or self.source.kspace  # A has acted already, if not all of it
+        corruption = self._of_batch(here)
         observation = corruptions.observation(
-            corruptions.Identity() if measured else self.corruption,
-            self.source.pixels(indices, device),
+            corruptions.Identity() if measured else corruption,
+            here["images"],
             index=index,
             sigma_obs=sigma_obs if self.simulate else 0.0,
             seed=self.seed,
@@ -122,23 +168,37 @@ class ObservedDataset(Dataset[Item]):
         )
         y, draw = observation.y, observation.draw
         if measured:
-            draw = self.draw(indices, device)
+            draw = self._draw(here)
             y = corruptions.observed(y, draw)
-        if self.source.labels is None:
-            labels = torch.full_like(index, -1)
-        else:
-            labels = torch.from_numpy(self.source.labels[indices.numpy()]).to(device)
+        labels = here["labels"] if "labels" in here else torch.full_like(index, -1)
         return Observation(y, draw, sigma_obs), labels
 
     def draw(self, indices: Tensor, device: torch.device | str = "cpu") -> Draw | None:
-        """What was drawn of A for the images at `indices` [B], 0 to N - 1, of an operator that differs among them."""
+        """What was drawn of A for the images at `indices` [B], of an operator that differs among them."""
         if not isinstance(self.corruption, DrawnCorruption):
             return None
-        draw = self.corruption.draw(self.image_shape, indices.to(device), self.seed)
-        if self.source.kspace and self.simulate and self.source.mask is not None:  # what is not there cannot be sampled
-            had = torch.from_numpy(self.source.mask[indices.cpu().numpy()]).to(device)
-            draw = replace(draw, mask=draw.mask * had)
+        rows = self.room(len(indices))
+        del rows["images"]
+        self.read(indices.cpu().numpy(), rows)
+        return self._draw({name: t.to(device) for name, t in rows.items()})
+
+    def _draw(self, rows: Rows) -> Draw | None:
+        corruption = self._of_batch(rows)
+        if not isinstance(corruption, DrawnCorruption):
+            return None
+        draw = corruption.draw(self.image_shape, rows["index"], self.seed)
+        if "sampled" in rows:  # what is not there cannot be sampled
+            draw = replace(draw, mask=draw.mask * rows["sampled"])
         return draw
+
+    def _of_batch(self, rows: Rows) -> Corruption:
+        """The operator whose draws are the rows: its own looks them up on the host, for which a GPU has to wait."""
+        bank = self._bank
+        if bank is None:
+            return self.corruption
+        corruption = copy.copy(self.corruption)
+        corruption.bank = _BatchBank(mask=bank.mask, maps=bank.maps, whole=bank, rows=rows)  # type: ignore[attr-defined]
+        return corruption
 
     def pictures(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """Observations as images [B, C, H, W] to look at: of k-space the zero-filled reconstruction."""
@@ -151,6 +211,17 @@ class ObservedDataset(Dataset[Item]):
             return self.source.tensor(indices, device)
         whole = ObservedDataset(self.source, corruption=self.corruption, sigma_obs=0.0, seed=self.seed, simulate=False)
         return whole.pictures(indices, device)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _BatchBank(Bank):
+    """A bank whose rows for one batch are on its device already, but for what all images share."""
+
+    whole: Bank
+    rows: Rows
+
+    def _rows(self, name: str, rows: np.ndarray | None, index: Tensor, seed: int) -> Tensor:
+        return self.rows[name].contiguous() if name in self.rows else self.whole._rows(name, rows, index, seed)
 
 
 def _bound(corruption: Corruption, source: ImageArray, simulate: bool) -> Corruption:
@@ -199,10 +270,11 @@ def _check_masks(corruption: DrawnCorruption, mask: np.ndarray, maps: np.ndarray
     if isinstance(corruption, RandomMask) and corruption.shared and mask.shape[1] > 1:
         raise DataError(f"{name}: masks differ among the channels; say shared=0")
     if isinstance(corruption, BoxMask):
-        missing = (mask == 0).any(1)
-        sides = missing.any(2).sum(1), missing.any(1).sum(1)
-        if not all((side == corruption.size).all() for side in (*sides, missing.sum((1, 2)) / corruption.size)):
-            raise DataError(f"{name}: masks that are not one square of {corruption.size} pixels; use random_mask")
+        for block in storage.blocks(mask):
+            missing = (mask[block] == 0).any(1)
+            sides = missing.any(2).sum(1), missing.any(1).sum(1)
+            if not all((side == corruption.size).all() for side in (*sides, missing.sum((1, 2)) / corruption.size)):
+                raise DataError(f"{name}: masks that are not one square of {corruption.size} pixels; use random_mask")
 
 
 def _check_share(corruption: Corruption, found: float, size: int, name: str) -> None:

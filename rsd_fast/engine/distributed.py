@@ -17,12 +17,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def share(batch: int, micro_batch: int | None) -> int:
+def share(batch: int, micro_batch: int | str | None) -> int:
     """Images of a batch that fall to each process. Raises ValueError where processes or micro-batches do not fit."""
-    if batch % (world_size() * (micro_batch or 1)):
-        raise ValueError(
-            f"batch: {batch} is not divisible by {world_size()} processes x micro-batch {micro_batch or 1}"
-        )
+    parts = micro_batch if isinstance(micro_batch, int) else 1
+    if batch % (world_size() * parts):
+        raise ValueError(f"batch: {batch} is not divisible by {world_size()} processes x micro-batch {parts}")
     return batch // world_size()
 
 

@@ -71,6 +71,10 @@ class Log:
         if not self.bar.disable:
             self.bar.update(kimg - self.bar.n)
 
+    def say(self, line: str) -> None:
+        if self.active:
+            tqdm.write(f"{self.title}: {line}", file=sys.stderr)
+
     def tick(self, record: dict[str, Any]) -> None:
         if not self.active:
             return

@@ -3,11 +3,11 @@
 It counts in images seen. Random numbers are a function of (seed, images seen), so that a resumed run is the same run.
 """
 
+import contextlib
+import dataclasses
 import math
-import signal
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rsd_fast.config import RunConfig
 from rsd_fast.corruptions import Observation
+from rsd_fast.graphs import on_stream
 from rsd_fast.methods.base import Batch, Method, Phase
 from rsd_fast.pictures import save_grid
 
@@ -22,9 +23,12 @@ from . import distributed
 from .checkpoint import Run, RunError, TrainingState, load_into
 from .ema import Ema
 from .log import Log, Statistics, peak_memory_gb
+from .memory import largest_micro_batch
+from .signals import StopSignal
+from .step import PhaseStep
 
-# Observations and labels of the images that are number `positions` [B] of the training order.
-DataSource = Callable[[Tensor], tuple[Observation, Tensor]]
+# Observations and labels of the images at positions of the training order; and what will probably be asked for next.
+DataSource = Callable[[range, range], tuple[Observation, Tensor]]
 
 
 class NonFiniteLoss(Exception):
@@ -53,21 +57,12 @@ class Trainer:
         self.method, self.config, self.run, self.data = method, config, run, data
         self.training = t = config.training
         self.device = next(method.product().parameters()).device
-        self.share = distributed.share(t.batch, t.micro_batch)  # images a step in this process
-        self.micro_batch = t.micro_batch or self.share
         self.images_seen = 0
         self.seconds = 0.0  # spent on training, over all sittings
-        self.parameters = {phase.name: list(phase.network.parameters()) for phase in method.phases}
-        self.optimizers = {
-            phase.name: torch.optim.Adam(
-                self.parameters[phase.name],
-                lr=phase.lr,
-                betas=(phase.beta1, t.beta2),
-                eps=t.adam_eps,
-                fused=self.device.type in ("cpu", "cuda"),
-            )
-            for phase in method.phases
-        }
+        # The phases' graphs are replayed in the order of their capture, and may therefore share their memory.
+        graphs = {"warmup": 0, "pool": torch.cuda.graph_pool_handle()} if t.cuda_graphs else None
+        self.stream = torch.cuda.Stream(self.device) if t.cuda_graphs else None  # the default one cannot be captured
+        self.steps = [PhaseStep(method, phase, t, self.device, graphs) for phase in method.phases]
         self.emas = {
             phase.name: Ema(phase.network, phase.ema, halflife_kimg=t.ema_halflife_kimg, rampup=t.ema_rampup)
             for phase in method.phases
@@ -78,7 +73,26 @@ class Trainer:
             self.restore(state)
         self.statistics = Statistics()
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
-        self.stop_signal: int | None = None
+        self.stop = StopSignal()
+        if t.micro_batch == "auto":
+            self.share = distributed.share(t.batch, None)
+            t = dataclasses.replace(t, micro_batch=self.fitting())
+            self.training, self.config = t, dataclasses.replace(config, training=t)
+        assert not isinstance(t.micro_batch, str)
+        self.share = distributed.share(t.batch, t.micro_batch)  # images a step in this process
+        self.micro_batch = t.micro_batch or self.share
+
+    def fitting(self) -> int:
+        """The largest micro-batch that fits into memory, the same in every process."""
+
+        def attempt(images: int) -> None:
+            for number, step in enumerate(self.steps, start=1):
+                step.gradients([self.batch(range(images), number)])
+                step.optimizer.zero_grad(set_to_none=True)
+
+        moments = sum(2 * p.nbytes for step in self.steps if not step.optimizer.state for p in step.parameters)
+        found = largest_micro_batch(attempt, self.share, self.device, reserve=moments)
+        return int(distributed.reduce(torch.tensor(found, device=self.device), "min"))
 
     @property
     def kimg(self) -> float:
@@ -89,10 +103,10 @@ class Trainer:
         t = self.training
         total_images = math.ceil(t.kimg * 1000 / t.batch) * t.batch
         log = Log(self.run.log_path, total_kimg=total_images / 1000, kimg=self.kimg, title=self.config.kind)
-        handlers = self.catch_signals()
-        try:
+        with contextlib.closing(log), self.stop:
             if not self.resumed:
                 self.snapshot()
+            log.say(self.cost())
             tick_start, tick_images = time.perf_counter(), self.images_seen
             done = stopped = False
             while self.images_seen < total_images and not done:
@@ -111,13 +125,16 @@ class Trainer:
                 if done or self.passed(t.snapshot_kimg):
                     self.snapshot()
                 tick_start, tick_images = time.perf_counter(), self.images_seen
-        finally:
-            log.close()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
         if stopped:
-            name = signal.Signals(self.stop_signal).name if self.stop_signal else "another process was stopped"
+            name = self.stop.name or "another process was stopped"
             raise Interrupted(f"{name}: {self.run.path} is saved at {self.kimg:g} kimg; go on with --resume")
+
+    def cost(self) -> str:
+        """What a step is made of, in words."""
+        evaluations = self.method.network_evaluations()
+        apart = ", ".join(f"{name} {count}" for name, count in evaluations.items())
+        parts = "" if self.micro_batch == self.share else f" in micro-batches of {self.micro_batch}"
+        return f"{self.training.batch} images a step{parts}, each {sum(evaluations.values())} network passes ({apart})"
 
     def passed(self, interval_kimg: float) -> bool:
         """Did the last step reach a multiple of the interval? The same at every sitting."""
@@ -127,41 +144,37 @@ class Trainer:
     def step(self) -> None:
         """One iteration: every phase once, on `batch` images."""
         start = self.images_seen + distributed.rank() * self.share
-        for number, phase in enumerate(self.method.phases, start=1):
-            self.accumulate(phase, number, start)
-            parameters = self.parameters[phase.name]
-            distributed.sum_gradients(parameters)
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
-            if self.training.clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.training.clip, norm)
-            self.statistics.add(f"{phase.name}_grad_norm", norm)
-            self.finite &= torch.isfinite(norm)
-            if self.device.type == "cpu" and distributed.world_size() == 1:
-                self.check_finite(phase)  # elsewhere reading the flag every step would stall: done at ticks
-            optimizer = self.optimizers[phase.name]
-            for group in optimizer.param_groups:
-                group["lr"] = phase.lr * self.lr_factor()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.images_seen += self.training.batch
-        for ema in self.emas.values():
-            ema.update(self.images_seen, self.training.batch)
+        # Dropout draws from torch's own generator: tie it, too, to the images seen.
+        torch.manual_seed((self.training.seed * 1_000_003 + start) % 2**63)
+        with on_stream(self.stream):
+            for number, step in enumerate(self.steps, start=1):
+                name = step.phase.name
+                for statistic, values in step.gradients(self.batches(start, number)).items():
+                    self.statistics.add(f"{name}_{statistic}", values)
+                    if statistic == "loss":
+                        self.finite &= torch.isfinite(values).all()
+                distributed.sum_gradients(step.parameters)
+                norm = step.update(self.lr_factor())
+                self.statistics.add(f"{name}_grad_norm", norm)
+                self.finite &= torch.isfinite(norm)
+                if self.device.type == "cpu" and distributed.world_size() == 1:
+                    self.check_finite(step.phase)  # elsewhere reading the flag every step would stall: done at ticks
+            self.images_seen += self.training.batch
+            for ema in self.emas.values():
+                ema.update(self.images_seen, self.training.batch)
 
-    def accumulate(self, phase: Phase, step: int, start: int) -> None:
-        """Gradients of this process's share of the batch, a micro-batch at a time."""
-        for first in range(start, start + self.share, self.micro_batch):
-            sample = torch.arange(first, first + self.micro_batch, device=self.device)
-            observation, labels = self.data(sample) if self.data is not None else (None, None)
-            batch = Batch(sample=sample, step=step, observation=observation, labels=labels)
-            # Dropout draws from torch's own generator: tie it, too, to the images seen.
-            torch.manual_seed((self.training.seed * 1_000_003 + first * 8 + step) % 2**63)
-            loss, statistics = self.method.loss(phase, batch)
-            (loss.sum() * (phase.loss_scale / self.training.batch)).backward()
-            self.finite &= torch.isfinite(loss.detach()).all()
-            self.statistics.add(f"{phase.name}_loss", loss)
-            for name, values in statistics.items():
-                self.statistics.add(f"{phase.name}_{name}", values)
+    def batches(self, start: int, step: int) -> list[Batch]:
+        """This process's share of a step from image number `start` on, in micro-batches."""
+        parts = range(start, start + self.share, self.micro_batch)
+        return [self.batch(range(first, first + self.micro_batch), step) for first in parts]
+
+    def batch(self, positions: range, step: int) -> Batch:
+        sample = torch.arange(positions.start, positions.stop, device=self.device)
+        within = positions.stop < self.images_seen + (distributed.rank() + 1) * self.share
+        first = positions.stop if within else positions.stop + self.training.batch - self.share
+        then = range(first, first + len(positions))
+        observation, labels = self.data(positions, then) if self.data is not None else (None, None)
+        return Batch(sample=sample, step=step, observation=observation, labels=labels)
 
     def lr_factor(self) -> float:
         ramp_images = self.training.lr_rampup_kimg * 1000
@@ -170,10 +183,10 @@ class Trainer:
     def stop_agreed(self, tick: bool) -> bool:
         """Did a signal come, to any process? Several agree at ticks, so that all leave after the same step."""
         if distributed.world_size() == 1:
-            return self.stop_signal is not None
+            return self.stop.number is not None
         if not tick:
             return False
-        flag = torch.full((), float(self.stop_signal is not None), device=self.device)
+        flag = torch.full((), float(self.stop.number is not None), device=self.device)
         return bool(distributed.reduce(flag, "max").item())
 
     def check_finite(self, phase: Phase | None = None) -> None:
@@ -191,7 +204,7 @@ class Trainer:
             record[name] = mean
             if name.endswith("_sigma"):
                 record[name + "_min"], record[name + "_max"] = least, greatest
-        record["lr"] = self.optimizers[self.method.phases[-1].name].param_groups[0]["lr"]
+        record["lr"] = float(self.steps[-1].optimizer.param_groups[0]["lr"])
         record["images_per_sec"] = images_per_sec
         record["seconds"] = self.seconds
         record["peak_memory_gb"] = peak_memory_gb(self.device)
@@ -207,10 +220,11 @@ class Trainer:
 
     def capture(self) -> TrainingState:
         tensors: dict[str, Tensor] = {}
-        for phase in self.method.phases:
+        for step in self.steps:
+            phase = step.phase
             for name, parameter in phase.network.named_parameters():
                 tensors[f"{phase.name}.weight.{name}"] = parameter
-                for key, value in self.optimizers[phase.name].state.get(parameter, {}).items():
+                for key, value in step.optimizer.state.get(parameter, {}).items():
                     tensors[f"{phase.name}.{key}.{name}"] = value
         counters = {"images_seen": self.images_seen, "seconds": self.seconds}
         return TrainingState(tensors=tensors, counters=counters, product={})
@@ -224,33 +238,14 @@ class Trainer:
     def fill(self, state: TrainingState) -> None:
         self.images_seen, self.seconds = state.counters["images_seen"], state.counters["seconds"]
         load_into(self.method.product(), state.product, self.run.path)
-        for phase in self.method.phases:
-            weights = {}
+        for step in self.steps:
+            phase, weights = step.phase, {}
             for name, parameter in phase.network.named_parameters():
                 weights[name] = state.tensors[f"{phase.name}.weight.{name}"]
-                moments = self.optimizers[phase.name].state[parameter]
+                moments = step.optimizer.state[parameter]
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     saved = state.tensors.get(f"{phase.name}.{key}.{name}")
                     if saved is not None:  # absent before the first step
                         like = parameter if key != "step" else saved
                         moments[key] = torch.empty_like(like, device=self.device).copy_(saved)
             phase.network.load_state_dict(weights | dict(phase.network.named_buffers()))
-
-    def catch_signals(self) -> dict[int, Any]:
-        """SIGINT and SIGTERM end the run after the current step; a second one at once. Returns the old handlers.
-
-        A signal that is ignored, as SIGINT is in a background job of a shell, stays so.
-        """
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.stop_signal = number
-            for caught, handler in handlers.items():
-                signal.signal(caught, handler)
-
-        handlers: dict[int, Any] = {}
-        heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
-        try:
-            handlers = {number: signal.signal(number, stop) for number in heeded}
-        except ValueError:  # not in the main thread: leave signals alone
-            return {}
-        return handlers

@@ -51,6 +51,11 @@ class Method(Protocol):
         """Every network that a loss evaluates."""
         ...
 
+    def network_evaluations(self) -> dict[str, int]:
+        """What an image costs in each phase, in forward passes through a network: a backward pass to its input is
+        another, and one to its weights a third."""
+        ...
+
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss [B], statistics [B] by name), differentiable in phase.network's parameters alone."""
         ...

@@ -10,10 +10,9 @@ and reads no data. Teachers of masked images and k-space see u_t further corrupt
 G its latents: G(z) = D_G(A~* A~ sigma_init z, sigma_init).
 """
 
-import contextlib
 import copy
-from collections.abc import Iterator
-from typing import cast
+import functools
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -29,8 +28,17 @@ from . import losses
 from .base import Batch, Phase, corruption_of, freeze, levels_of, preview_latents
 
 
+class Generated(NamedTuple):
+    """Images of the generator [B, C, H, W], and the labels they were made of [B, label_dim]."""
+
+    x: Tensor
+    labels: Tensor | None
+
+
 class DistillMethod:
     """Score distillation through the operator A; the product is the EMA of the generator."""
+
+    input_only = True  # no gradient of the scores' weights in the generator's phase; False for comparison
 
     def __init__(self, config: Distill, teacher: Denoiser):
         self.config, self.observations = config, config.observations
@@ -51,22 +59,42 @@ class DistillMethod:
             loss_scale=d.generator_loss_scale,
             ema=self.ema,
         )
-        self.phases = (self.fake_phase, self.generator_phase)
+        # Score distillation sampling asks the teacher alone.
+        self.phases = (self.generator_phase,) if d.loss == "sds" else (self.fake_phase, self.generator_phase)
+        self.kept: Generated | None = None  # of the fake phase, for the generator's
 
     @property
     def networks(self) -> tuple[Denoiser, ...]:
-        return (self.teacher, self.fake_phase.network, self.generator_phase.network)
+        return (self.teacher, *(phase.network for phase in self.phases))
+
+    def network_evaluations(self) -> dict[str, int]:
+        d, again = self.config.distillation, self.config.training.checkpoint_activations
+        score = 2 + again if d.loss == "sid" else 1  # forward, and backward to the input alone
+        generator = 3 + again + (score if d.loss == "sds" else 2 * score)
+        fake = (not d.reuse_batch) + 3 + again + self.config.objective.further_evaluations
+        found = {"fake": fake, "generator": generator}
+        return {phase.name: found[phase.name] for phase in self.phases}
 
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        # Through the scores of the generator's loss the input's gradient alone is wanted: that of the fake score's
+        # weights would be computed in vain. They stay so until the backward pass, which may evaluate blocks again.
+        self.fake_phase.network.requires_grad_(phase is self.fake_phase or not self.input_only)
+        if phase is self.fake_phase:
+            keep = self.config.distillation.reuse_batch
+            with torch.set_grad_enabled(keep):
+                generated = self.generated(batch)
+            self.kept = generated if keep else None
+            return self.fake_loss(generated.x.detach(), generated.labels, batch)
+        generated, self.kept = self.kept or self.generated(batch), None
+        return self.generator_loss(generated.x, generated.labels, batch)
+
+    def generated(self, batch: Batch) -> "Generated":
+        """Images of fresh latents."""
         labels = self.draw_labels(batch)
-        shape = (len(batch.sample), *self.observations.image_shape)
+        shape = (batch.sample.shape[0], *self.observations.image_shape)
         z = ops.randn(shape, self.config.training.seed, batch.sample, batch.step, ops.Stream.LATENT)
         view = self.latent_view(batch.sample, self.config.training.seed)
-        if phase is self.fake_phase:
-            with torch.no_grad():
-                x = generate(self.generator_phase.network, z, self.sigma_init, labels, view)
-            return self.fake_loss(x, labels, batch)
-        return self.generator_loss(generate(phase.network, z, self.sigma_init, labels, view), labels, batch)
+        return Generated(generate(self.generator_phase.network, z, self.sigma_init, labels, view), labels)
 
     @property
     def sigma_init(self) -> float:
@@ -102,20 +130,29 @@ class DistillMethod:
         noised = objective.noised(
             self.teacher, u, self.corruption, draw, sigma, 0.0, seed=seed, sample=sample, step=batch.step
         )
-        with self.frozen_scores(), torch.set_grad_enabled(loss == "sid"):
-            condition = noised.view.condition
-            F_teacher = self.teacher.raw(noised.net_input, sigma, labels, condition=condition)
-            F_fake = self.fake_phase.network.raw(noised.net_input, sigma, labels, condition=condition)
+        with torch.set_grad_enabled(loss == "sid"):
+            F_teacher, F_fake = self.scores(noised, sigma, labels)
         return self.difference(F_teacher, F_fake, noised, u, draw, sigma), {"sigma": sigma}
 
-    @contextlib.contextmanager
-    def frozen_scores(self) -> Iterator[None]:
-        """Of both networks the input's gradient alone is wanted: of their weights it would be computed in vain."""
-        fake = self.fake_phase.network.requires_grad_(False)
-        try:
-            yield
-        finally:
-            fake.requires_grad_(True)
+    def scores(self, noised: Noised, sigma: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both networks' raw outputs; of SDS, which has no use for the fake score's, the teacher's twice."""
+        arguments = (noised.net_input, sigma, labels, None, noised.view.condition)
+        if self.config.distillation.loss == "sds":
+            return (self.teacher.raw(*arguments),) * 2
+        if not self.config.distillation.concurrent_scores:
+            return self.teacher.raw(*arguments), self.fake_phase.network.raw(*arguments)
+        here, beside = torch.cuda.current_stream(), self.second_stream
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):  # the backward pass goes on the streams of the forward pass
+            F_fake = self.fake_phase.network.raw(*arguments)
+        F_teacher = self.teacher.raw(*arguments)
+        here.wait_stream(beside)
+        F_fake.record_stream(here)
+        return F_teacher, F_fake
+
+    @functools.cached_property
+    def second_stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(next(self.teacher.parameters()).device)
 
     def difference(
         self, F_teacher: Tensor, F_fake: Tensor, noised: Noised, u: Tensor, draw: Draw | None, sigma: Tensor
@@ -140,14 +177,14 @@ class DistillMethod:
     def draw_sigma(self, batch: Batch) -> Tensor:
         """[B] float32: a uniform place on the lower tmax/1000 of the sampler's grid."""
         c = self.config.distillation
-        t = ops.uniform((len(batch.sample),), self.config.training.seed, batch.sample, batch.step, ops.Stream.SIGMA)
+        t = ops.uniform((batch.sample.shape[0],), self.config.training.seed, batch.sample, batch.step, ops.Stream.SIGMA)
         return schedules.power_interpolation(1 - t * c.tmax / 1000, c.sigma_min, c.sigma_max, c.rho).float()
 
     def draw_labels(self, batch: Batch) -> Tensor | None:
         """[B, label_dim] one-hot, uniform over the classes; None for an unconditional teacher."""
         if not self.teacher.label_dim:
             return None
-        u = ops.uniform((len(batch.sample),), self.config.training.seed, batch.sample, batch.step, ops.Stream.LABEL)
+        u = ops.uniform((batch.sample.shape[0],), self.config.training.seed, batch.sample, batch.step, ops.Stream.LABEL)
         return one_hot((u * self.teacher.label_dim).long(), self.teacher.label_dim)
 
     def product(self) -> Denoiser:

@@ -27,6 +27,10 @@ class PretrainMethod:
     def networks(self) -> tuple[Denoiser, ...]:
         return (self.phases[0].network,)
 
+    def network_evaluations(self) -> dict[str, int]:
+        again = self.config.training.checkpoint_activations
+        return {"teacher": 3 + again + self.config.objective.further_evaluations}
+
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert batch.observation is not None and batch.labels is not None
         y, draw, sigma_obs = batch.observation

@@ -196,6 +196,11 @@ def cast_weights(denoiser: Denoiser) -> None:
             module.to(denoiser.compute_dtype)
 
 
+def compile_network(denoiser: Denoiser) -> None:
+    """Let F be compiled, in place, as one graph for each shape of its input, when it is first evaluated."""
+    denoiser.model.compile(fullgraph=True, dynamic=False)
+
+
 def set_precision(denoiser: Denoiser, precision: str) -> None:
     """How F is computed: "fp32", "tf32" or "bf16". TF32 is a switch of the whole process, and set or cleared here."""
     denoiser.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .blocks import ADM, SONG, Block, Style
 from .layers import Conv2d, FourierEmbedding, GroupNorm, Linear, positional_angles
@@ -28,6 +29,7 @@ class UNet(nn.Module, abc.ABC):
     style: Style
     attend_in_every_block = False  # of a decoder level in attn_resolutions, or in its last alone
     has_auxiliary = False  # a residual pyramid of the input beside the encoder
+    checkpoint_activations = False  # keep of each block its input alone, and evaluate it again for its gradient
     first_multiplied = False  # the first convolution goes to the width of the first level
 
     def __init__(
@@ -166,14 +168,21 @@ class UNet(nn.Module, abc.ABC):
                 x = auxiliary = (x + module(auxiliary)) * self.style.scale
                 skips[-1] = x
             else:
-                x = module(x, e) if isinstance(module, Block) else module(x)
+                x = self.evaluate(module, x, e) if isinstance(module, Block) else module(x)
                 skips.append(x)
         for name, module in self.dec.items():
             if "_block" in name:
                 x = torch.cat([x, skips.pop()], 1)
             if isinstance(module, Block):
-                x = module(x, e)
+                x = self.evaluate(module, x, e)
         return x
+
+    def evaluate(self, block: nn.Module, x: Tensor, e: Tensor) -> Tensor:
+        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+            return block(x, e)
+        # Without dropout there is no random state to keep.
+        drops = bool(self.dropout) and self.training
+        return checkpoint(block, x, e, use_reentrant=False, preserve_rng_state=drops)
 
 
 class SongUNet(UNet):

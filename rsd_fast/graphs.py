@@ -1,0 +1,77 @@
+"""CUDA graphs: what a function launches, recorded once and replayed at the cost of one launch."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def capture(function: Callable[[], Any], pool: Any = None) -> Callable[[], Any]:
+    """A replay of function(), which must neither read a value on the host nor launch anything that depends on one.
+
+    The function itself is not run; the replay returns what it returned when it was recorded, whose tensors every
+    replay overwrites. pool: `torch.cuda.graph_pool_handle()`, memory that graphs share which are replayed in the order
+    of their capture.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        outputs = function()
+
+    def replay() -> Any:
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+@contextlib.contextmanager
+def on_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """What is queued within runs on another stream, after all that was queued here before, and before what is after."""
+    if stream is None:
+        yield
+        return
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+class Graphed:
+    """function(*tensors) in a CUDA graph for each signature (shapes, strides, dtypes, devices) of its arguments.
+
+    What it returns is overwritten by the next call. warmup: how often it is run, on another stream, before it is
+    recorded: what it allocates once, and chooses by trying, is then done. 0 for a function that changes anything but
+    what it returns, which its owner has to warm up. capture: takes the place of `capture` in tests.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        warmup: int = 2,
+        pool: Any = None,
+        capture: Callable[[Callable[[], Any], Any], Callable[[], Any]] = capture,
+    ) -> None:
+        self.function, self.warmup, self.pool, self.capture = function, warmup, pool, capture
+        self.recorded: dict[Any, tuple[list[Tensor], Callable[[], Any]]] = {}
+
+    def __call__(self, *arguments: Tensor) -> Any:
+        signature = tuple((t.shape, t.stride(), t.dtype, t.device) for t in arguments)
+        if signature not in self.recorded:
+            self.recorded[signature] = self.record(arguments)
+        inputs, replay = self.recorded[signature]
+        for kept, given in zip(inputs, arguments, strict=True):
+            kept.copy_(given, non_blocking=True)
+        return replay()
+
+    def record(self, arguments: tuple[Tensor, ...]) -> tuple[list[Tensor], Callable[[], Any]]:
+        inputs = [torch.empty_like(t) for t in arguments]
+        for kept, given in zip(inputs, arguments, strict=True):
+            kept.copy_(given)
+        if self.warmup:
+            with on_stream(torch.cuda.Stream() if torch.cuda.is_available() else None):
+                for _ in range(self.warmup):
+                    self.function(*inputs)
+        return inputs, self.capture(lambda: self.function(*inputs), self.pool)
