@@ -16,7 +16,7 @@ struct GroupNormSiluArgs {
   double* sums;        // [batch, 2, channels]; scratch of the forward, S0 and S1 of the backward
   void* y;             // as x; forward only
   const void* grad;    // as x; backward only
-  void* dx;            // as x, or null where not wanted; backward only
+  void* dx;            // as x, in memory of its own, or null where not wanted; backward only
   int64_t batch, channels, pixels, groups, gain_stride, offset_stride;
   double eps;  // forward only
   bool channels_last, silu;

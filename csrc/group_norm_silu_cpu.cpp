@@ -16,6 +16,7 @@ struct Tile {
   int64_t start, stride, rows, tail;       // elements: of the first row, between rows; of the row that is not whole
 
   int64_t lanes() const { return width * repeat; }
+  Tile every_16th_row() const { return {sample, channel, width, repeat, start, 16 * stride, (rows + 15) / 16, 0}; }
 };
 
 struct Unit {
@@ -43,14 +44,17 @@ RSD_HD void for_tiles(const GroupNormSiluArgs& a, const Unit& u, const F& f) {
   }
 }
 
-// lanes[j] = value(the channel of lane j, its group)
+// lanes[j] = value(the channel of lane j, its group); of a NaN's bits, the first alone are kept.
 template <class A, class F>
 RSD_HD void fill(const GroupNormSiluArgs& a, const Tile& t, Lanes<A>& lanes, const F& value) {
   const int64_t size = a.channels / a.groups;
-  int64_t group = t.channel / size, left = (group + 1) * size - t.channel;  // no division by channel
-  for (int64_t j = 0; j < t.width; ++j) {
-    lanes[j] = value(t.channel + j, group);
-    if (--left == 0) ++group, left = size;
+  int64_t group = t.channel / size;
+  for (int64_t j = 0; j < t.width; ++group) {
+    const int64_t left = (group + 1) * size - t.channel, end = left < t.width ? left : t.width;
+    for (; j < end; ++j) {
+      const A x = value(t.channel + j, group);
+      lanes[j] = x == x ? x : A(NAN);
+    }
   }
   if (t.width == 1) {
     for (int64_t j = 1; j < t.repeat; ++j) lanes[j] = lanes[0];
@@ -75,19 +79,28 @@ RSD_HD auto sum_rows(const F& f, int first = 0) {
   }
 }
 
-// sums[0][c], sums[1][c] = sum over the tile's pixels of term(element, lane), a Pair<A>: of kRows rows in A, then in
-// double. The more rows, the fewer conversions, but the longer a term the fewer fit the registers.
+// sums[0][c], sums[1][c] = sum over the tile's pixels of term(element, lane), a Pair<A>: of 16 rows in A, kRows of them
+// at a time, then in double. The more at a time, the fewer stores, but the longer a term the fewer fit the registers.
 template <int kRows, class Term>
 RSD_HD void add_up(const GroupNormSiluArgs& a, const Tile& t, const Term& term) {
+  using A = decltype(term(0, 0).first);
   alignas(64) Lanes<double> first, second;
+  alignas(64) Lanes<A> first_part, second_part;
   const int64_t lanes = t.lanes();
   for (int64_t j = 0; j < lanes; ++j) first[j] = second[j] = 0;
   int64_t row = 0, at = t.start;
-  for (; row + kRows <= t.rows; row += kRows, at += kRows * t.stride) {
+  while (row + kRows <= t.rows) {
+    for (int64_t j = 0; j < lanes; ++j) first_part[j] = second_part[j] = 0;
+    for (int i = 0; i < 16 && row + kRows <= t.rows; i += kRows, row += kRows, at += kRows * t.stride) {
+      for (int64_t j = 0; j < lanes; ++j) {
+        const auto sum = sum_rows<kRows>([&](int k) { return term(at + k * t.stride + j, j); });
+        first_part[j] += sum.first;
+        second_part[j] += sum.second;
+      }
+    }
     for (int64_t j = 0; j < lanes; ++j) {
-      const auto sum = sum_rows<kRows>([&](int k) { return term(at + k * t.stride + j, j); });
-      first[j] += double(sum.first);
-      second[j] += double(sum.second);
+      first[j] += double(first_part[j]);
+      second[j] += double(second_part[j]);
     }
   }
   for (; row <= t.rows; ++row, at += t.stride) {
@@ -127,6 +140,17 @@ RSD_HD Pair<double> group_sums(const GroupNormSiluArgs& a, int64_t sample, int64
   return total;
 }
 
+// x in T, rounded to the nearest. Of bfloat16 by two instructions, not narrow's eight: ties go away from zero, and NaN
+// needs no care, for the bits that are dropped are 0 in any that comes from arithmetic on bfloat16 and what fill gives.
+template <class T, class A>
+RSD_HD T rounded(A x) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return {uint16_t((bit_cast<uint32_t>(x) + 0x8000u) >> 16)};
+  } else {
+    return narrow<T>(x);
+  }
+}
+
 template <bool silu, class T>
 void forward(const GroupNormSiluArgs& a, const Unit& u) {
   using A = Acc<T>;
@@ -140,9 +164,18 @@ void forward(const GroupNormSiluArgs& a, const Unit& u) {
   const double count = double(size) * double(a.pixels);
   const auto one = [](int64_t) { return 1.0; };
 
-  for_tiles(a, u, [&](const Tile& t) { add_up<8>(a, t, [&](int64_t i, int64_t) { return Pair<A>{widen(x[i]), 0}; }); });
-  for (int64_t g = u.group; g < u.group + u.groups; ++g) mean[g] = A(group_sums(a, u.sample, g, one).first / count);
-  // Deviations from this mean, whose own rounding their sum corrects: nothing is lost where the mean is large.
+  // Deviations from the mean of n of the N pixels, which their sum corrects: nothing is lost where the mean is large.
+  // It is within sqrt(N / n) standard deviations of the mean of all, whatever the numbers, so that the error of the
+  // variance is at most 1 + N / n < 18 times that of rounding the squares of deviations from the mean itself.
+  int64_t some = 0;
+  for_tiles(a, u, [&](const Tile& t) {
+    const Tile rows = t.every_16th_row();
+    some = rows.rows * rows.repeat;
+    add_up<8>(a, rows, [&](int64_t i, int64_t) { return Pair<A>{widen(x[i]), 0}; });
+  });
+  for (int64_t g = u.group; g < u.group + u.groups; ++g) {
+    mean[g] = A(group_sums(a, u.sample, g, one).first / (double(size) * double(some)));
+  }
   for_tiles(a, u, [&](const Tile& t) {
     alignas(64) Lanes<A> centre;
     fill(a, t, centre, [&](int64_t, int64_t g) { return mean[g]; });
@@ -164,7 +197,7 @@ void forward(const GroupNormSiluArgs& a, const Unit& u) {
     fill(a, t, constant, [&](int64_t c, int64_t) { return offset[c]; });
     for_elements(t, [&](int64_t i, int64_t j) {
       const A z = (widen(x[i]) - centre[j]) * slope[j] + constant[j];
-      y[i] = narrow<T>(silu ? z / (1 + rsd::exp(-z)) : z);
+      y[i] = rounded<T>(silu ? -z / (-1 - rsd::exp(-z)) : z);  // of -z alone: one instruction
     });
   });
 }
@@ -183,28 +216,37 @@ void backward(const GroupNormSiluArgs& a, const Unit& u) {
   const double count = double(size) * double(a.pixels);
   const auto dz = [&](A dy, A z) {
     if (!silu) return dy;
-    const A e = rsd::exp(-z), s = 1 / (1 + e);
-    return dy * (s * (1 + z * (e * s)));
+    const A e = rsd::exp(std::is_same_v<A, double> && z > 80 ? A(80) : z);  // finite: float's is clamped there
+    const A r = 1 / (1 + e);                                                // sigmoid(-z); that of z is e r
+    return dy * (e * r * (1 + z * r));
   };
 
-  for_tiles(a, u, [&](const Tile& t) {
-    alignas(64) Lanes<A> centre, slope, constant;
-    fill(a, t, centre, [&](int64_t, int64_t g) { return mean[g]; });
-    fill(a, t, slope, [&](int64_t c, int64_t g) { return rstd[g] * gain[c]; });
-    fill(a, t, constant, [&](int64_t c, int64_t) { return offset[c]; });
-    add_up<2>(a, t, [&](int64_t i, int64_t j) {
-      const A d = widen(x[i]) - centre[j], g = dz(widen(grad[i]), d * slope[j] + constant[j]);
-      return Pair<A>{g, g * d};
+  // Where dx is wanted, its memory keeps dz from here to there, in T: rounded, as between separate operations.
+  const auto add_up_dz = [&](auto keep) {
+    for_tiles(a, u, [&](const Tile& t) {
+      alignas(64) Lanes<A> centre, slope, constant;
+      fill(a, t, centre, [&](int64_t, int64_t g) { return mean[g]; });
+      fill(a, t, slope, [&](int64_t c, int64_t g) { return rstd[g] * gain[c]; });
+      fill(a, t, constant, [&](int64_t c, int64_t) { return offset[c]; });
+      add_up<1>(a, t, [&](int64_t i, int64_t j) {
+        const A d = widen(x[i]) - centre[j], g = dz(widen(grad[i]), d * slope[j] + constant[j]);
+        if constexpr (decltype(keep)::value) dx[i] = rounded<T>(g);
+        return Pair<A>{g, g * d};
+      });
     });
-  });
+  };
+  if (dx == nullptr) {
+    add_up_dz(std::false_type{});
+  } else {
+    add_up_dz(std::true_type{});
+  }
   double* sums = a.sums + u.sample * 2 * a.channels + a.channels;
   for (int64_t c = u.channel; c < u.channel + u.channels; ++c) sums[c] *= double(rstd[c / size]);
   if (dx == nullptr) return;
   for_tiles(a, u, [&](const Tile& t) {
-    alignas(64) Lanes<A> centre, slope, constant, pull0, pull1;
+    alignas(64) Lanes<A> centre, slope, pull0, pull1;
     fill(a, t, centre, [&](int64_t, int64_t g) { return mean[g]; });
     fill(a, t, slope, [&](int64_t c, int64_t g) { return rstd[g] * gain[c]; });
-    fill(a, t, constant, [&](int64_t c, int64_t) { return offset[c]; });
     Pair<double> total{};
     int64_t totalled = -1;
     const auto pull = [&](int64_t g) {
@@ -216,8 +258,7 @@ void backward(const GroupNormSiluArgs& a, const Unit& u) {
     fill(a, t, pull1,
          [&](int64_t, int64_t g) { return A(double(rstd[g]) * double(rstd[g]) * pull(g).second / count); });
     for_elements(t, [&](int64_t i, int64_t j) {
-      const A d = widen(x[i]) - centre[j], g = dz(widen(grad[i]), d * slope[j] + constant[j]);
-      dx[i] = narrow<T>(g * slope[j] - pull0[j] - d * pull1[j]);
+      dx[i] = rounded<T>(widen(dx[i]) * slope[j] - pull0[j] - (widen(x[i]) - centre[j]) * pull1[j]);
     });
   });
 }

@@ -1,4 +1,5 @@
-// Elementary functions that vectorise, which the library's do not, and that are the same on every instruction set.
+// Elementary functions that vectorise, which the library's do not, and that are the same on every instruction set where
+// fused multiply-adds are not allowed.
 #pragma once
 #include <cmath>
 

@@ -2,7 +2,7 @@
 //
 // The normals equal those of the other backends bit for bit. For that nothing here calls a library function
 // but the square root, and the build must neither contract a * b + c to a fused multiply-add nor reorder:
-// -ffp-contract=off, -fmad=false, no -ffast-math (CMakeLists.txt says so once for every file).
+// -ffp-contract=off, -fmad=false, no -ffast-math (CMakeLists.txt says so for every file but group norm's).
 #pragma once
 #include <cmath>
 #include <cstdint>

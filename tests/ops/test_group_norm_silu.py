@@ -222,16 +222,31 @@ def test_a_large_mean_loses_nothing(backend, dtype):
             torch.testing.assert_close(rstd.cpu().double(), expected_rstd, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("every", [2, 16, 32])
+def test_pixels_unlike_the_others_lose_nothing(backend, every):
+    """The native forward centres on the mean of every 16th pixel, where there are this many channels."""
+    shape = (1, 4, 8, 8) if backend.name == "triton" and backend.device == "cpu" else (1, 256, 32, 8)
+    x = rand(shape, 0, torch.float32)
+    x.flatten(2)[:, :, ::every] += 1000
+    x = x.to(memory_format=torch.channels_last)
+    y, mean, rstd = forward(backend, x, None, None, 2)
+    assert_accurate(y, float64(x, None, None, 2, EPS), plain(x, None, None, 2, EPS))
+    if rstd is not None:
+        for found, expected in zip((mean, rstd), statistics(x, 2), strict=True):
+            torch.testing.assert_close(found.cpu().double(), expected, rtol=2e-6, atol=0)
+
+
 def test_a_constant_group_is_finite(backend):
     x = torch.full((1, 4, 5, 3), 1234.567)
     y, *_ = forward(backend, x, None, None, 2, silu=False)
     assert y.abs().max() < 1e-2  # the rounding of the mean, over sqrt(eps)
 
 
-def test_extremes_of_silu(backend):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extremes_of_silu(backend, dtype):
     """Far out y is z or 0, its gradient 1 or 0, and nothing is NaN."""
-    shift = torch.tensor([[-1e4, -200.0, -90.0, 90.0, 200.0, 1e4]])
-    x = rand((1, 6, 3, 2), 0, torch.float32)
+    shift = torch.tensor([[-1e4, -200.0, -90.0, 90.0, 200.0, 1e4]], dtype=dtype)
+    x = rand((1, 6, 3, 2), 0, dtype)
     z = float64(x, None, None, 2, EPS, None, shift, silu=False)
     y, *_ = forward(backend, x, None, None, 2, None, shift)
     np.testing.assert_allclose(y.cpu().double().numpy(), np.where(z > 0, z, 0), rtol=1e-6, atol=1e-30)
@@ -249,6 +264,20 @@ def test_nan_stays_in_its_group(backend):
     expected = torch.zeros(2, 4, 3, 3, dtype=torch.bool)
     expected[1, 2:] = True
     assert torch.equal(y.isnan().cpu(), expected)
+
+
+@pytest.mark.parametrize("bits", [0x7FC00001, 0x7FFFFFFF, -1])  # of float32
+def test_nan_of_any_payload_is_nan_in_bfloat16(backend, bits):
+    """In a weight, a bias and x: of a channel, a channel and a sample's group, each a channel here."""
+    weight, bias = torch.ones(4), torch.zeros(4)
+    x, grad = rand((2, 4, 3, 3), 0, torch.bfloat16), rand((2, 4, 3, 3), 1, torch.bfloat16)
+    weight.view(torch.int32)[0] = bias.view(torch.int32)[1] = bits
+    x.view(torch.int16)[1, 2, 0, 0] = bits >> 16
+    expected = torch.zeros(2, 4, 3, 3, dtype=torch.bool)
+    expected[:, :2] = expected[1, 2] = True
+    y, *_ = forward(backend, x, weight, bias, 4)
+    dx, *_ = backward(backend, grad, x, weight, bias, 4)
+    assert torch.equal(y.isnan().cpu(), expected) and torch.equal(dx.isnan().cpu(), expected)
 
 
 def test_silu_over_its_whole_range(backend):
