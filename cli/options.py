@@ -213,7 +213,11 @@ training = join(
     click.option("--ema-halflife-kimg", type=POSITIVE, help="Half-life of the weights' average, thousand images."),
     click.option("--ema-rampup", type=POSITIVE, help="The half-life is at most this share of the images seen."),
     precision,
-    click.option("--compile/--no-compile", default=None, help="torch.compile the networks.  [default: no]"),
+    click.option(
+        "--compile/--no-compile",
+        default=None,
+        help="torch.compile the networks.  [default: on a CPU with a C++ compiler, from 2000 steps on]",
+    ),
     click.option(
         "--cuda-graphs/--no-cuda-graphs",
         default=None,

@@ -242,11 +242,19 @@ def test_no_layer_leaves_the_channels_last_format(kind, architecture, precision)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
-@pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm"])
+@pytest.mark.parametrize(
+    ("observed", "network"),
+    [
+        (BLUR, {"architecture": "ddpmpp"}),
+        (BLUR, {"architecture": "adm"}),
+        (MASK, {"architecture": "ncsnpp", "gated": True, "hidden_noise": "sigma"}),
+    ],
+    ids=["ddpmpp", "adm", "gated-ncsnpp"],
+)
 @stage
-def test_compiled_whole_and_once(kind, architecture):
+def test_compiled_whole_and_once(kind, observed, network):
     """fullgraph: a break in the graph is an error. After warm-up nothing is compiled again, neither at a snapshot."""
-    settings = config(kind, network={"architecture": architecture})
+    settings = config(kind, observed, network=network)
     eager, compiled = built(settings), built(settings, compiled=True)
     for trainer in (eager, compiled):
         trainer.step()
@@ -431,3 +439,20 @@ def test_networks_compile_in_place():
     names = list(network.state_dict())
     compile_network(network)
     assert list(network.state_dict()) == names
+
+
+def test_a_long_run_on_a_cpu_is_compiled(capsys, monkeypatch, tmp_path):
+    from .test_cli import run_in_process
+
+    def compiles(*options):
+        common = ("--data", "digits", "--simulate", "--sigma-obs", 0.3, "--device", "cpu", "--batch", 10)
+        arguments = ("pretrain", *common, "--out", tmp_path / "run", "--dry-run", *options)
+        code, out, error = run_in_process(capsys, *arguments)
+        assert code == 0, error
+        return json.loads(out)["training"]["compile"]
+
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert compiles("--kimg", 20) and not compiles("--kimg", 19)
+    assert not compiles("--kimg", 20, "--no-compile") and compiles("--kimg", 1, "--compile")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not compiles("--kimg", 20)
