@@ -284,7 +284,12 @@ def sampling(task: Task, folder: Path) -> tuple[Callable[[], Any], Sequence[Any]
 
     _, config = configs(task)
     save_model(folder / "model.safetensors", build_denoiser(config).state_dict(), config, 0.0)
-    sampler = Sampler(folder / "model.safetensors", task.device, precision=task.row.precision)
+    sampler = Sampler(
+        folder / "model.safetensors",
+        task.device,
+        precision=configs(task)[1].training.precision,
+        cuda_graphs=task.row.cuda_graphs,
+    )
     placed(task, sampler.denoiser)
     index = torch.arange(task.batch)
     return lambda: to_uint8(sampler.draw(index, 0)).cpu(), [sampler.denoiser]

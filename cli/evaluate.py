@@ -25,6 +25,8 @@ from . import options
 @options.batch_out
 @options.seed
 @options.precision
+@options.compile_network
+@options.cuda_graphs
 @options.device
 @click.option("--json", "json_path", metavar="FILE", type=click.Path(), help="Write the results there, too.")
 @options.debug

@@ -81,8 +81,8 @@ compile_network = click.option(
 )
 cuda_graphs = click.option(
     "--cuda-graphs/--no-cuda-graphs",
-    default=None,
-    help="Replay a batch's kernels from a CUDA graph rather than launch them one by one.  [default: yes, with CUDA]",
+    default=False,
+    help="Replay a batch's kernels from a CUDA graph rather than launch them one by one.  [default: no]",
 )
 batch_out = click.option("--batch", type=COUNT, default=256, show_default=True, help="Images a forward pass.")
 num = click.option("--num", type=COUNT, required=True, help="Number of images.")

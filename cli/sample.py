@@ -14,6 +14,8 @@ from . import options
 @options.batch_out
 @options.seed
 @options.precision
+@options.compile_network
+@options.cuda_graphs
 @options.device
 @options.debug
 def sample(
@@ -25,6 +27,8 @@ def sample(
     batch: int,
     seed: int,
     precision: str | None,
+    compile: bool,
+    cuda_graphs: bool,
     device: str,
 ) -> None:
     """Draw images from a generator or a teacher.
@@ -32,8 +36,6 @@ def sample(
     A generator makes them in one step, a teacher by Heun's method. Image i is a function of (seed, i). An npz holds
     `images`, uint8 [N, C, H, W]; complex ones (MRI) are float32 [N, 2, H, W] there, and magnitudes in a folder.
     """
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from rsd_fast.data import magnitude, to_uint8, write_npz, write_png_folder
@@ -46,13 +48,23 @@ def sample(
     refuse_existing(out)
     device = resolve_device(device)
     with in_processes(device) as first, usage_errors():
-        sampler = Sampler(path, device, steps=steps, truncate=truncate, precision=resolve_precision(precision, device))
-        drawn = counted(sampler.batches(num, seed, batch), num, "sample")
+        sampler = Sampler(
+            path,
+            device,
+            steps=steps,
+            truncate=truncate,
+            precision=resolve_precision(precision, device),
+            compile=compile,
+            cuda_graphs=cuda_graphs,
+        )
         npz, is_complex = out.endswith(".npz"), sampler.config.observations.image_shape[0] == 2
-        if is_complex and npz:
-            images: Iterator[Tensor] = (x.float().clamp(-1, 1) for x in drawn)
-        else:
-            images = (to_uint8(magnitude(x) if is_complex else x) for x in drawn)
+
+        def finish(x: Tensor) -> Tensor:
+            if is_complex and npz:
+                return x.float().clamp(-1, 1)
+            return to_uint8(magnitude(x) if is_complex else x)
+
+        images = counted(sampler.batches(num, seed, batch, finish), num, "sample")
         if not first:
             for _ in images:
                 pass

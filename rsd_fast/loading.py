@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +14,11 @@ from .config import Distill, Network, Observations, Pretrain, RunConfig
 from .corruptions import DrawnCorruption, Fourier, View
 from .engine import distributed
 from .engine.checkpoint import Run, RunError, load_into, load_model, read_record
+from .graphs import Graphed
 from .hub.fetch import fetch, means_id
 from .methods.base import corruption_of, sample_teacher
 from .methods.distill import generate, latent_view
-from .networks import Denoiser, cast_weights, one_hot, set_precision
+from .networks import Denoiser, cast_weights, compile_network, one_hot, set_precision
 
 
 class Generator(nn.Module):
@@ -153,7 +154,10 @@ class Sampler:
     """Draws images from a run of either kind, batch by batch; image i is a function of (seed, i) alone.
 
     steps: of Heun's method, for a teacher. truncate: stop a teacher's sampling at sigma_obs, below which it was not
-    trained, and return D there. Raises ValueError for options that do not apply to the run.
+    trained, and return D there. compile: `torch.compile` the network, anew for each size of batch. cuda_graphs: draw a
+    batch, all of Heun's steps, by replaying a CUDA graph, which the second batch in a row of one size and seed records;
+    an operator of one's own then must read nothing on the host.
+    Raises ValueError for options that do not apply to the run or the device.
     """
 
     def __init__(
@@ -164,13 +168,20 @@ class Sampler:
         steps: int = 18,
         truncate: bool = False,
         precision: str = "fp32",
+        compile: bool = False,
+        cuda_graphs: bool = False,
     ):
+        self.device = torch.device(device)
+        if cuda_graphs and self.device.type != "cuda":
+            raise ValueError("cuda_graphs: only CUDA devices have them; use --device cuda")
         self.file = model_file(path)
         self.denoiser, self.config, self.kimg = load(self.file, device)
         set_precision(self.denoiser, precision)
         cast_weights(self.denoiser)
+        self.compiled = compile
+        if compile:
+            compile_network(self.denoiser)
         self.steps = steps
-        self.device = torch.device(device)
         observations = self.config.observations
         self.one_step = isinstance(self.config, Distill)
         self.stop_at = observations.sigma_least if truncate else None
@@ -180,11 +191,25 @@ class Sampler:
         self.shape = observations.image_shape if self.one_step else observations.observation_shape
         conditional = self.config.objective.conditional  # else A, perhaps somebody else's, is not needed
         self.corruption = corruption_of(observations, self.denoiser) if conditional else None
+        self.cuda_graphs = cuda_graphs
+        self.graph: tuple[tuple[int, int], Graphed] | None = None  # of a (seed, size of batch)
 
     @torch.no_grad()
     def draw(self, index: Tensor, seed: int) -> Tensor:
         """Images number `index` [B] of `seed`: float32 [B, C, H, W], about [-1, 1] (not clipped)."""
         index = index.to(self.device)
+        if not self.cuda_graphs:
+            return self._draw(index, seed)
+        kind = (seed, len(index))
+        if self.graph is None or self.graph[0] != kind:
+            # The first batch of its kind warms up, at no cost, and a graph for it alone would not pay.
+            self.graph = kind, Graphed(lambda index: self._draw(index, seed), warmup=0)
+            return self._draw(index, seed)
+        with torch.cuda.device_of(index):  # the device whose launches a capture sees
+            return self.graph[1](index).clone()  # for the next replay overwrites it
+
+    def _draw(self, index: Tensor, seed: int) -> Tensor:
+        """Waits for nothing on the host, so that it can be captured."""
         z, labels = latents(self.shape, self.denoiser.label_dim, index, seed)
         if isinstance(self.config, Distill):
             view = latent_view(self.config, self.corruption, index, seed)
@@ -202,15 +227,56 @@ class Sampler:
             stop_at=self.stop_at,
         )
 
-    def batches(self, num: int, seed: int = 0, batch: int = 256) -> Iterator[Tensor]:
-        """`num` images in all, in order, on the CPU; at most `batch` at a time in every process."""
+    def batches(
+        self, num: int, seed: int = 0, batch: int = 256, finish: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """`num` images in all, in order, on the CPU; at most `batch` at a time in every process.
+
+        finish: applied to each batch [B, C, H, W] where it is drawn, before it travels; what it returns is yielded.
+        From a CUDA device a batch comes when the next one is queued there.
+        """
+        return _brought(self._batches(num, seed, batch, finish))
+
+    def _batches(self, num: int, seed: int, batch: int, finish: Callable[[Tensor], Tensor] | None) -> Iterator[Tensor]:
         world = distributed.world_size()
-        first = 0
+        whole, first = None, 0
         while first < num:
             share = min(batch, math.ceil((num - first) / world))  # equal in all processes, as gathering needs
-            mine = torch.arange(share) + first + distributed.rank() * share
-            yield distributed.gather(self.draw(mine, seed))[: num - first].cpu()
+            whole = whole or share
+            # A last one that is smaller would be compiled and captured again: it is filled up instead.
+            size = whole if self.compiled or self.cuda_graphs else share
+            start = first + distributed.rank() * share
+            mine = torch.arange(size, device=self.device) + start  # made there: copying it would wait for all before it
+            images = self.draw(mine, seed)[:share]
+            yield distributed.gather(images if finish is None else finish(images))[: num - first]
             first += share * world
+
+
+class _Coming:
+    """A batch on its way from a CUDA device to the CPU."""
+
+    def __init__(self, batch: Tensor) -> None:
+        self.copied = batch.to("cpu", non_blocking=True)  # into pinned memory
+        self.arrived = torch.cuda.Event(blocking=True)
+        self.arrived.record(torch.cuda.current_stream(batch.device))
+
+    def wait(self) -> Tensor:
+        self.arrived.synchronize()
+        return self.copied.clone()  # out of pinned memory, of which a caller may keep too much
+
+
+def _brought(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Each on the CPU; one of a CUDA device once the next one is queued, so that the device does not idle meanwhile."""
+    coming = None
+    for batch in batches:
+        if batch.device.type != "cuda":
+            yield batch
+            continue
+        before, coming = coming, _Coming(batch)
+        if before is not None:
+            yield before.wait()
+    if coming is not None:
+        yield coming.wait()
 
 
 def model_file(path: str | os.PathLike) -> Path:

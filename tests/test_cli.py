@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -334,6 +335,76 @@ def test_few_samples_cost_few_evaluations(runs):
     draw, sampler.draw = sampler.draw, lambda index, seed: sizes.append(len(index)) or draw(index, seed)
     assert sum(len(batch) for batch in sampler.batches(7, batch=4)) == 7
     assert sizes == [4, 3]
+
+
+@pytest.mark.parametrize("out", ["folder", "file.npz"])
+def test_sampling_onto_a_full_disk_stops_soon_and_leaves_nothing(runs, tmp_path, capsys, monkeypatch, out):
+    import errno
+    from zipfile import ZipFile
+
+    drawn = []
+    draw = Sampler.draw
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / out))
+
+    def slowly(self, index, seed):
+        drawn.append(len(index))
+        time.sleep(0.01)
+        return draw(self, index, seed)
+
+    monkeypatch.setattr(Sampler, "draw", slowly)
+    if out == "folder":
+        monkeypatch.setattr(Image.Image, "save", full)
+    else:
+        opened = ZipFile.open
+        monkeypatch.setattr(ZipFile, "open", lambda *a, **k: no_space(opened(*a, **k), full))
+    arguments = ["sample", "--run", runs / "gen", "--out", tmp_path / out, "--num", 400, "--batch", 2]
+    code, _, error = run_in_process(capsys, *arguments)
+    assert code == 1 and error == f"Error: {tmp_path / out}: No space left on device\n"
+    assert len(drawn) < 20 and list(tmp_path.iterdir()) == []
+
+
+def no_space(member, full):
+    """An archive's member whose header still finds room."""
+    header = member.write
+
+    def write(data):
+        return full() if isinstance(data, memoryview) else header(data)
+
+    member.write = write
+    return member
+
+
+@pytest.mark.parametrize("out", ["folder", "file.npz"])
+def test_interrupted_sampling_leaves_nothing(runs, tmp_path, capsys, monkeypatch, out):
+    drawn = []
+    draw = Sampler.draw
+
+    def interrupted(self, index, seed):
+        drawn.append(index)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw(self, index, seed)
+
+    monkeypatch.setattr(Sampler, "draw", interrupted)
+    arguments = ["sample", "--run", runs / "gen", "--out", tmp_path / out, "--num", 40, "--batch", 2]
+    code, _, error = run_in_process(capsys, *arguments)
+    assert code == 1 and error.strip() == "Error: interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_graphs_are_refused_on_a_cpu(runs, tmp_path, capsys):
+    for arguments in (
+        ["sample", "--run", runs / "gen", "--out", tmp_path / "o", "--num", 2],
+        ["evaluate", "--run", runs / "gen", "--reference", "digits"],
+    ):
+        code, _, error = run_in_process(capsys, *arguments, "--cuda-graphs", "--device", "cpu")
+        assert code == 2 and error.startswith("Error: --cuda-graphs: only CUDA devices have them")
+    code, _, error = run_in_process(
+        capsys, "sample", "--run", runs / "gen", "--out", tmp_path / "o", "--num", 2, "--no-cuda-graphs"
+    )
+    assert code == 0 and len(list((tmp_path / "o").iterdir())) == 2
 
 
 def test_debug_shows_the_traceback(runs, tmp_path, capsys):

@@ -366,6 +366,7 @@ def test_training_announces_what_it_asks_for_next(tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("kind", ["memory", "mapped"])
 def test_a_gpu_is_never_waited_for(kind, tmp_path, request):
     if kind == "mapped":

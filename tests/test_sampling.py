@@ -2,17 +2,30 @@
 
 For data x ~ N(0, S) the denoiser is D(x, sigma) = S (S + sigma^2)^-1 x, and dx/dsigma = (x - D) / sigma
 carries x along  x(sigma) = (S + sigma^2)^(1/2) (S + sigma_max^2)^(-1/2) x(sigma_max).
+
+Then drawing from runs, batch by batch, and writing batches while the next ones are made.
 """
 
+import errno
+import functools
 import math
-from itertools import pairwise
+import threading
+from itertools import count, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import integrate, stats
 
-from rsd_fast import sampling, schedules
+from rsd_fast import graphs, loading, sampling, schedules
+from rsd_fast.data import open_source, to_uint8, write, write_npz, write_png_folder
+from rsd_fast.engine.checkpoint import save_model
+from rsd_fast.loading import Sampler
+
+from . import generators, tiny
+from .test_step import Watch
 
 P_MEAN, P_STD = -1.2, 1.2
 SIGMA_OBS = [0.1, 0.2, 0.4]
@@ -350,3 +363,212 @@ def test_mass_times_truncated_is_unbiased_where_f_vanishes_at_sigma_obs(sigma_ob
     exact, _ = integrate.quad(lambda z: f(math.exp(P_MEAN + P_STD * z), sigma_obs) * stats.norm.pdf(z), low, 12)
     assert (mass * f(truncated, sigma_obs)).mean().item() == pytest.approx(exact, rel=1e-5)
     assert (one * f(clamped, sigma_obs)).mean().item() == pytest.approx(exact, rel=1e-5)
+
+
+# Drawing from runs
+
+KINDS = ["plain", "ncsnpp", "mask", "gated", "fourier"]
+of_every_kind = pytest.mark.parametrize("kind", KINDS)
+of_either_stage = pytest.mark.parametrize("stage", ["teacher", "generator"])
+
+
+def saved(folder, kind, stage):
+    """A checkpoint folder of small networks with weights that matter."""
+    made = generators.write(folder / kind, kind)
+    if stage == "teacher":
+        c = made.config
+        teacher = tiny.pretrain(observations=c.observations, objective=c.objective, network=c.network)
+        save_model(folder / kind / "model.safetensors", made.denoiser.state_dict(), teacher, 0.0)
+    return folder / kind
+
+
+def drawn(sampler, num, batch, seed=0):
+    """`num` images of whole batches, each drawn directly."""
+    parts = [sampler.draw(torch.arange(first, first + batch), seed) for first in range(0, num, batch)]
+    return torch.cat(parts)[:num].cpu()
+
+
+def counting(captured):
+    """Takes the place of a capture; lists the functions."""
+
+    def capture(function, pool):
+        captured.append(function)
+        return function
+
+    return capture
+
+
+@of_every_kind
+@of_either_stage
+def test_replayed_batches_are_those_drawn(tmp_path, monkeypatch, kind, stage):
+    captured, sizes = [], []
+    monkeypatch.setattr(loading, "Graphed", functools.partial(graphs.Graphed, capture=counting(captured)))
+    path = saved(tmp_path, kind, stage)
+    plain, graphed = Sampler(path, steps=2), Sampler(path, steps=2)
+    assert not plain.cuda_graphs
+    graphed.cuda_graphs = True
+    inner = graphed._draw
+    monkeypatch.setattr(graphed, "_draw", lambda index, seed: sizes.append(len(index)) or inner(index, seed))
+    for seed in (0, 0, 5):
+        assert torch.equal(torch.cat(list(graphed.batches(10, seed, batch=4))), drawn(plain, 10, 4, seed))
+    assert set(sizes) == {4} and len(captured) == 2  # of each seed once, also for the last batch, of 2
+    kept = graphed.draw(torch.arange(4), 5)
+    before = kept.clone()
+    graphed.draw(torch.arange(4, 8), 5)
+    assert torch.equal(kept, before)
+
+
+def test_a_single_batch_is_not_captured(tmp_path, monkeypatch):
+    captured = []
+    monkeypatch.setattr(loading, "Graphed", functools.partial(graphs.Graphed, capture=counting(captured)))
+    sampler = Sampler(saved(tmp_path, "plain", "generator"))
+    sampler.cuda_graphs = True
+    for seed in range(3):
+        assert [len(images) for images in sampler.batches(3, seed)] == [3]
+    assert captured == []
+
+
+@of_every_kind
+@of_either_stage
+def test_drawing_waits_for_nothing(tmp_path, kind, stage):
+    sampler = Sampler(saved(tmp_path, kind, stage), steps=2)
+    index = torch.arange(3)
+    sampler.draw(index, 0)  # examples are brought to the device once
+    with Watch() as watch:
+        sampler.draw(index, 0)
+    assert watch.waits == []
+
+
+def test_batches_are_finished_where_they_are_drawn(tmp_path):
+    sampler = Sampler(saved(tmp_path, "plain", "generator"))
+    finished = list(sampler.batches(7, 1, 3, to_uint8))
+    assert [len(images) for images in finished] == [3, 3, 1]
+    assert torch.equal(torch.cat(finished), to_uint8(torch.cat(list(sampler.batches(7, 1, 3)))))
+
+
+def test_graphs_are_for_cuda(tmp_path):
+    with pytest.raises(ValueError, match="cuda_graphs: only CUDA devices"):
+        Sampler(saved(tmp_path, "mask", "generator"), cuda_graphs=True)
+
+
+def test_a_device_is_asked_for_a_batch_when_the_next_one_is_queued(monkeypatch):
+    queued = []
+
+    def queue():
+        for i in range(3):
+            queued.append(i)
+            yield SimpleNamespace(device=torch.device("cuda"), number=i)
+
+    monkeypatch.setattr(loading, "_Coming", lambda batch: SimpleNamespace(wait=lambda: batch.number))
+    found = [(number, len(queued)) for number in loading._brought(queue())]
+    assert found == [(0, 2), (1, 3), (2, 3)]
+    on_cpu = [torch.zeros(1), torch.ones(1)]
+    assert all(a is b for a, b in zip(loading._brought(on_cpu), on_cpu, strict=True))
+
+
+@pytest.mark.slow
+@of_either_stage
+def test_compiled_sampling_agrees_and_compiles_once(tmp_path, stage):
+    path = saved(tmp_path, "plain", stage)
+    eager, compiled = Sampler(path, steps=3), Sampler(path, steps=3, compile=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        found = torch.cat(list(compiled.batches(10, batch=4)))
+        torch.testing.assert_close(torch.cat(list(compiled.batches(10, batch=4))), found, rtol=0, atol=0)
+    torch.testing.assert_close(found, drawn(eager, 10, 4), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@of_every_kind
+@of_either_stage
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cuda_graphs_draw_as_without(tmp_path, kind, stage, precision):
+    path = saved(tmp_path, kind, stage)
+    plain, graphed = (Sampler(path, "cuda", steps=3, precision=precision, cuda_graphs=g) for g in (False, True))
+    assert graphed.cuda_graphs
+    for seed in (0, 5):
+        found = torch.cat(list(graphed.batches(22, seed, batch=4)))
+        torch.testing.assert_close(found, drawn(plain, 22, 4, seed), rtol=1e-5, atol=1e-5)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for sampler in (plain, graphed):
+            for images in sampler.batches(12, 5, 4, to_uint8):
+                assert not images.is_pinned() and images.dtype == torch.uint8
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# Writing while the next batch is made
+
+
+def pixels(batch, size=2, channels=1):
+    return np.random.default_rng(batch).integers(256, size=(size, channels, 8, 8), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_written_meanwhile_is_what_came(tmp_path, channels):
+    batches = [pixels(i, size, channels) for i, size in enumerate((5, 5, 5, 5, 2))]
+    whole = np.concatenate(batches)
+    write_npz(tmp_path / "x.npz", iter(batches), count=len(whole))
+    assert np.array_equal(np.load(tmp_path / "x.npz")["images"], whole)
+    write_png_folder(tmp_path / "x", iter(batches), masks=whole[:, :1] % 2)
+    assert np.array_equal(open_source(tmp_path / "x").images, whole)
+    for i, image in enumerate(whole):
+        Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0)).save(
+            tmp_path / "one.png", compress_level=1
+        )
+        assert (tmp_path / "x" / f"{i:06d}.png").read_bytes() == (tmp_path / "one.png").read_bytes()
+
+
+def test_batches_are_made_while_others_are_written_but_not_too_many():
+    asked, written, go_on = [], [], threading.Event()
+
+    def make():
+        for i in range(9):
+            asked.append(i)
+            if i == 3:  # one is being written and two wait: the next would have to wait, too
+                assert written == []
+                go_on.set()
+            yield i
+
+    def store(batch):
+        assert go_on.wait(10)
+        assert len(asked) <= len(written) + 4
+        written.append(batch)
+
+    write._write_behind(make(), store)
+    assert written == list(range(9))
+
+
+def test_an_error_in_writing_ends_the_making():
+    asked, failed = [], threading.Event()
+
+    def make():
+        for i in count():
+            asked.append(i)
+            if i == 2:
+                assert failed.wait(10)
+            yield i
+
+    def store(batch):
+        if batch == 1:
+            failed.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write._write_behind(make(), store)
+    assert len(asked) <= 4
+
+
+def test_an_error_in_making_ends_the_writing():
+    written = []
+
+    def make():
+        yield 0
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        write._write_behind(make(), written.append)
+    assert written in ([], [0]) and threading.active_count() == before

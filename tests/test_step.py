@@ -210,6 +210,7 @@ def test_the_watch_sees():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @stage
 @case
 @pytest.mark.parametrize("graphs", [False, True])

@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile
@@ -44,7 +45,8 @@ def write_npz(
 ) -> None:
     """Write `images` and `labels` under these keys, uncompressed, replacing `path`.
 
-    images: [N, C, H, W] float32 or uint8, or an iterable of batches of it, which hold `count` = N in all
+    images: [N, C, H, W] float32 or uint8, or an iterable of batches of it, which hold `count` = N in all; a batch is
+    written while the next ones are made, and must not be overwritten
     labels: [N] integers, or None
     others: further arrays by key, `mask` and `sigma_obs` perhaps, or None
     ValueError if shapes, dtypes or numbers do not agree; then `path` is as it was before.
@@ -63,9 +65,13 @@ def write_npz(
         with archive.open("images.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, header)
             written = 0
-            for batch in batches:
-                written += len(batch)
+
+            def append(batch: np.ndarray) -> None:
+                nonlocal written
                 member.write(np.ascontiguousarray(batch).data)
+                written += len(batch)
+
+            _write_behind(batches, append)
         if written != count:
             raise ValueError(f"images: {written} came, {count} were announced")
         others["labels"] = None if labels is None else np.asarray(labels, np.int64)
@@ -84,7 +90,7 @@ def write_png_folder(
 ) -> None:
     """Write 000000.png, 000001.png, ... and, given labels, `dataset.json` into the new folder `path`.
 
-    images: uint8 [N, C, H, W] with C 1 or 3, or an iterable of batches of it; a million at most
+    images: uint8 [N, C, H, W] with C 1 or 3, or an iterable of batches of it, as for `write_npz`; a million at most
     labels: [N] integers, or None
     masks: uint8 [N, 1 or C, H, W] of 0 and 1, of which each becomes 000000.mask.png
     DataError if `path` is there and not an empty folder. Files are not synced one by one.
@@ -108,7 +114,9 @@ def write_png_folder(
 
         written = 0
         with ThreadPoolExecutor(worker_count(first[0].nbytes)) as pool:
-            for batch in batches:
+
+            def append(batch: np.ndarray) -> None:
+                nonlocal written
                 if written + len(batch) > 10**_NAME_DIGITS:
                     raise ValueError(f"images: more than {10**_NAME_DIGITS} for one folder; write an .npz")
                 names = [_png_name(index) for index in range(written, written + len(batch))]
@@ -117,6 +125,8 @@ def write_png_folder(
                     hidden = [name.removesuffix(".png") + MASK_SUFFIX for name in names]
                     list(pool.map(save, hidden, masks[written : written + len(batch)] * np.uint8(255)))
                 written += len(batch)
+
+            _write_behind(batches, append)
         if labels is not None:
             if len(labels) != written:
                 raise ValueError(f"labels: {len(labels)} for {written} images")
@@ -127,6 +137,23 @@ def write_png_folder(
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_behind(batches: Iterable[np.ndarray], write: Callable[[np.ndarray], None], waiting: int = 2) -> None:
+    """write(batch) of each, one after another in a thread, while the next ones are made, of which so many may wait.
+
+    An exception of either side ends both: what `write` raises when the next batch has come, and what waits is dropped.
+    """
+    thread, unfinished = ThreadPoolExecutor(1), deque[Future[None]]()
+    try:
+        for batch in batches:
+            while unfinished and (len(unfinished) > waiting or unfinished[0].done()):
+                unfinished.popleft().result()
+            unfinished.append(thread.submit(write, batch))
+        for future in unfinished:
+            future.result()
+    finally:
+        thread.shutdown(cancel_futures=True)  # and waits for what is being written
 
 
 def _png_name(index: int) -> str:

@@ -37,6 +37,8 @@ def evaluate_path(
     seed: int = 0,
     device: str = "cpu",
     precision: str = "fp32",
+    compile: bool = False,
+    cuda_graphs: bool = False,
 ) -> list[Evaluation]:
     """The named metrics of `path`; a run's are also appended to its metrics.jsonl.
 
@@ -60,7 +62,15 @@ def evaluate_path(
             raise ValueError(f"{name}: applies to proximal metrics, and none is asked for")
     sampler = None
     if is_run(path):
-        sampler = Sampler(path, device, steps=steps, truncate=truncate, precision=precision)
+        sampler = Sampler(
+            path,
+            device,
+            steps=steps,
+            truncate=truncate,
+            precision=precision,
+            compile=compile,
+            cuda_graphs=cuda_graphs,
+        )
         if corruption is not None or sigma_obs is not None:
             name = "corruption" if corruption is not None else "sigma_obs"
             raise ValueError(f"{name}: {path} is a run, and says itself how its observations came about")
