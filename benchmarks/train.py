@@ -50,6 +50,7 @@ class Row:
     precision: str = "fp32"
     channels_last: bool = False
     fused_attention: bool = False  # no matrix of all scores
+    fast_dropout: bool = False  # on a CPU, of a draw for four elements
     cast_once: bool = False  # weights that are not trained, rather than at every evaluation
     input_only: bool = False  # no weight gradients in frozen networks
     sigma: str = "clamped"
@@ -76,6 +77,8 @@ def rows(phase: str, device: str, *, compiled: bool) -> dict[str, Row]:
     add("+ bf16", precision="bf16")
     add("+ fused ops", backend="")
     add("+ fused attention", fused_attention=True)
+    if phase == "pretrain" and device == "cpu":  # the other phases have no dropout
+        add("+ fast dropout", fast_dropout=True)
     if phase != "pretrain":
         add("+ weights cast once", cast_once=True)
     if phase == "distill":
@@ -236,6 +239,8 @@ def switch_off(row: Row) -> None:
 
     if not row.fused_attention:
         blocks.attention = attention_of_matrices
+    if not row.fast_dropout:
+        blocks.dropout = nnf.dropout
     if not row.cast_once:
         distill.cast_weights = loading.cast_weights = lambda denoiser: None
 

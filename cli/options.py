@@ -216,7 +216,7 @@ training = join(
     click.option(
         "--compile/--no-compile",
         default=None,
-        help="torch.compile the networks.  [default: on a CPU with a C++ compiler, from 2000 steps on]",
+        help="torch.compile the networks.  [default: distill does on a CPU with a C++ compiler, from 2000 steps on]",
     ),
     click.option(
         "--cuda-graphs/--no-cuda-graphs",

@@ -268,7 +268,7 @@ def distill_config(options: Options) -> tuple[Distill, bool]:
             network=dataclasses.replace(teacher.network, dropout=0.0, label_dropout=0.0),
             objective=teacher.objective,
             distillation=Distillation(**{**preset.distillation, **given(options, Distillation)}),
-            training=training(preset.distill, options, device),
+            training=training(preset.distill, options, device, distilling=True),
         ), False
 
 
@@ -279,16 +279,16 @@ def given(options: Options, kind: type) -> Options:
 
 
 def compile_pays(config: Training) -> bool:
-    """Is torch.compile a gain? It takes a minute or two and a C++ compiler, and then a tenth off a step on a CPU; what
-    it does on a GPU has not been measured."""
+    """Is it a gain to compile the networks of a distillation? On a CPU that takes a minute or two and a C++ compiler,
+    and a tenth off a step then; what it does on a GPU has not been measured. Of `pretrain` it made nothing faster."""
     steps = config.kimg * 1000 / config.batch
     return config.device == "cpu" and steps >= COMPILED_STEPS and shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def training(preset: Options, options: Options, device: str) -> Training:
+def training(preset: Options, options: Options, device: str, *, distilling: bool = False) -> Training:
     precision = resolve_precision(options["precision"], device)
     resolved = Training(**{**preset, **given(options, Training), "device": device, "precision": precision})
-    if options["compile"] is None and "compile" not in preset:
+    if distilling and options["compile"] is None and "compile" not in preset:
         resolved = dataclasses.replace(resolved, compile=compile_pays(resolved))
     distributed.share(resolved.batch, resolved.micro_batch)  # for its error, before anything is written
     return resolved

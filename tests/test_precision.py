@@ -11,6 +11,7 @@ from rsd_fast.loading import Sampler, build_denoiser, latents
 from rsd_fast.methods import DistillMethod
 from rsd_fast.methods.distill import generate
 from rsd_fast.networks import cast_weights, set_precision
+from rsd_fast.networks.layers import dropout
 from tests import generators, tiny
 
 SETTINGS = {"image_size": 16, "model_channels": 32, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (8,)}
@@ -86,3 +87,27 @@ def test_attention_makes_no_matrix_of_all_scores(architecture, precision):
     names = {event.key for event in found.key_averages()}
     assert not names & {"aten::bmm", "aten::_softmax", "aten::baddbmm"}
     assert any("flash" in name or "efficient" in name for name in names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(4, 32, 16, 16), (3, 5, 7, 9)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_dropout_is_torchs_by_another_draw(dtype, shape, layout):
+    torch.manual_seed(0)
+    x = (1 + torch.rand(shape)).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    y = dropout(x, 0.3)
+    assert y.stride() == x.stride() and y.dtype == dtype
+    dropped = y == 0
+    tolerance = 4 * (0.3 * 0.7 / x.numel()) ** 0.5
+    assert abs(dropped.float().mean().item() - 0.3) < tolerance
+    scale = torch.tensor(1 / 0.7, dtype=dtype)
+    assert torch.equal(y, torch.where(dropped, 0, x * scale))
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, torch.where(dropped, 0, scale).expand(shape))
+    assert not torch.equal(dropped, dropout(x, 0.3) == 0)
+    torch.manual_seed(0)
+    torch.rand(shape)
+    assert torch.equal(dropped, dropout(x, 0.3) == 0)
+    flat = dropped.flatten().float()  # neighbours, which come from one draw, are independent
+    for apart in (1, 2, 3, 4):
+        assert abs(((flat[apart:] - 0.3) * (flat[:-apart] - 0.3)).mean().item()) < 2 * tolerance

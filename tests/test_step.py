@@ -442,18 +442,24 @@ def test_networks_compile_in_place():
     assert list(network.state_dict()) == names
 
 
-def test_a_long_run_on_a_cpu_is_compiled(capsys, monkeypatch, tmp_path):
+def test_a_long_distillation_on_a_cpu_is_compiled(capsys, monkeypatch, tmp_path):
     from .test_cli import run_in_process
 
-    def compiles(*options):
-        common = ("--data", "digits", "--simulate", "--sigma-obs", 0.3, "--device", "cpu", "--batch", 10)
-        arguments = ("pretrain", *common, "--out", tmp_path / "run", "--dry-run", *options)
-        code, out, error = run_in_process(capsys, *arguments)
+    teacher = train.pretrain(tiny.pretrain(), tmp_path / "teacher")
+
+    def compiles(command, *options):
+        common = ("--device", "cpu", "--batch", 10, "--out", tmp_path / "run", "--dry-run")
+        code, out, error = run_in_process(capsys, command, *common, *options)
         assert code == 0, error
         return json.loads(out)["training"]["compile"]
 
+    distill, pretrain = (
+        ("distill", "--teacher", teacher),
+        ("pretrain", "--data", "digits", "--simulate", "--sigma-obs", 0),
+    )
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    assert compiles("--kimg", 20) and not compiles("--kimg", 19)
-    assert not compiles("--kimg", 20, "--no-compile") and compiles("--kimg", 1, "--compile")
+    assert compiles(*distill, "--kimg", 20) and not compiles(*distill, "--kimg", 19)
+    assert not compiles(*pretrain, "--kimg", 20) and compiles(*pretrain, "--kimg", 1, "--compile")
+    assert not compiles(*distill, "--kimg", 20, "--no-compile")
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert not compiles("--kimg", 20)
+    assert not compiles(*distill, "--kimg", 20)

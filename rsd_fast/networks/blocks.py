@@ -3,10 +3,9 @@
 import math
 from dataclasses import dataclass
 
-import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from .layers import FAN_IN, XAVIER, Conv2d, GroupNorm, Initial, Linear, attention
+from .layers import FAN_IN, XAVIER, Conv2d, GroupNorm, Initial, Linear, attention, dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,9 @@ class Block(nn.Module):
             h = self.norm1(h, scale, shift)
         else:
             h = self.norm1(h + e[:, :, None, None])
-        h = self.conv1(nnf.dropout(h, self.dropout, self.training))
+        if self.dropout and self.training:
+            h = dropout(h, self.dropout)
+        h = self.conv1(h)
         x = self.sum(h, x if self.skip is None else self.skip(x))
         if self.heads:
             x = self.sum(x, self.proj(attention(self.qkv(self.norm2(x)), self.heads)))

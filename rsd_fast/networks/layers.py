@@ -153,6 +153,21 @@ class GroupNorm(nn.Module):
         )
 
 
+def dropout(x: Tensor, probability: float) -> Tensor:
+    """x / (1 - probability), and 0 instead with that probability (to 2^-16), by torch's global generator.
+
+    On a CPU torch draws a number for each element, in one thread, which took a third of a training step. Four of 16
+    bits come from one draw here.
+    """
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not dense:
+        return nnf.dropout(x, probability)
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(torch.int16).as_strided(x.shape, x.stride())
+    scale, zero = x.new_full((), 1 / (1 - probability)), x.new_zeros(())
+    return x * torch.where(bits >= round(probability * 2**16) - 2**15, scale, zero)
+
+
 def attention(qkv: Tensor, heads: int) -> Tensor:
     """Self-attention over the H*W positions; qkv [B, 3C, H, W] read as [B, heads, C/heads, 3] -> [B, C, H, W].
 
