@@ -87,13 +87,15 @@ def rows(phase: str, device: str, *, compiled: bool) -> dict[str, Row]:
         add("+ truncated sigma", sigma="truncated")
     if device == "cuda":
         add("+ CUDA graphs", cuda_graphs=True)
-    if compiled:
+    if compiled and phase == "distill":  # the others gain nothing by it
         add("+ compile", compile=True)
     found["full"] = row
 
     def beside(name: str, **switch: Any) -> None:
         found[f"full, {name}"] = dataclasses.replace(row, **switch)
 
+    if compiled and phase != "distill":
+        beside("compiled", compile=True)
     if phase == "distill":
         beside("batch reused", reuse_batch=True)
     if phase == "distill" and device == "cuda":
