@@ -469,6 +469,7 @@ def test_a_device_is_asked_for_a_batch_when_the_next_one_is_queued(monkeypatch):
 @pytest.mark.slow
 @of_either_stage
 def test_compiled_sampling_agrees_and_compiles_once(tmp_path, stage):
+    torch._dynamo.reset()  # what another test compiled would make the first compilation here a second one
     path = saved(tmp_path, "plain", stage)
     eager, compiled = Sampler(path, steps=3), Sampler(path, steps=3, compile=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
