@@ -16,10 +16,7 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -63,49 +60,26 @@ class Task:
 
 def losses(task: Task) -> dict[str, list[float]]:
     """{name: [steps]} of every loss."""
-    from rsd_fast import presets
-    from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, Training
     from rsd_fast.data import open_source
     from rsd_fast.data.order import ShuffledObservations
     from rsd_fast.engine import Run, Trainer
     from rsd_fast.engine.checkpoint import save_model
     from rsd_fast.loading import build_denoiser, load
-    from rsd_fast.methods import DistillMethod, PretrainMethod
-    from rsd_fast.objectives import Objective
     from rsd_fast.train import open_observations
 
     torch.set_num_threads(task.threads)
     train.switch_off(task.row)
-    source, preset = open_source(task.data), presets.load(task.preset)
-    observations = Observations(
-        data=task.data,
-        simulate=True,
-        corruption="identity",
-        sigma_obs=train.SIGMA_OBS,
-        seed=0,
-        num_images=len(source),
-        image_shape=source.image_shape,
-        observation_shape=source.image_shape,
-    )
-    objective = Objective(name="tweedie", sigma_distribution=task.row.sigma)
-    settings = {"batch": task.batch, "precision": task.row.precision, "device": task.device, "seed": task.seed}
-    about: Any = {"preset": task.preset, "observations": observations, "objective": objective}
-    network = Network(**preset.network)
+    source = open_source(task.data)
+    observations = train.noisy(task.data, len(source), source.image_shape)
+    teacher, student = train.configs(task, observations, seed=task.seed)
     torch.manual_seed(task.seed)
-    method: Any
     if task.stage == "pretrain":
-        config: Any = Pretrain(**about, network=network, training=Training(**preset.pretrain | settings))
-        method = PretrainMethod(config, train.placed(task, build_denoiser(config)))
-        dataset = open_observations(observations, source)
-        device = torch.device(task.device)
-        data = ShuffledObservations(dataset, seed=task.seed, device=device, channels_last=task.row.channels_last)
+        config, network = teacher, build_denoiser(teacher)
+        dataset, layout = open_observations(observations, source), task.row.channels_last
+        data = ShuffledObservations(dataset, seed=task.seed, device=task.device, channels_last=layout)
     else:
-        distillation = Distillation(**preset.distillation)
-        training = Training(**preset.distill | settings)
-        config = Distill(**about, network=network, teacher=task.teacher, distillation=distillation, training=training)
-        method, data = DistillMethod(config, train.placed(task, load(Path(task.teacher)).network)), None
-        method.input_only = task.row.input_only
-        method.teacher.requires_grad_(not task.row.input_only)
+        config, network, data = student, load(Path(task.teacher)).network, None
+    method = train.method_of(task, config, network)
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(method, config, Run(Path(folder)), data=data)
@@ -123,11 +97,7 @@ def losses(task: Task) -> dict[str, list[float]]:
 
 
 def run(task: Task) -> dict[str, list[float]]:
-    environment = {**os.environ, "RSD_FAST_BACKEND": task.row.backend}
-    if not task.row.backend:
-        del environment["RSD_FAST_BACKEND"]
-    command = [sys.executable, __file__, "--task", json.dumps(dataclasses.asdict(task))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = train.in_own_process(__file__, task)
     if done.returncode:
         raise SystemExit(f"{task.stage}, seed {task.seed}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -162,25 +162,32 @@ def measure(task: Task) -> dict[str, Any]:
     }
 
 
-def configs(task: Task) -> tuple[Any, Any]:
-    """(config of pretraining, of distilling), of images with noise."""
-    from rsd_fast import presets
-    from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, Training
-    from rsd_fast.objectives import Objective
+def noisy(data: str, count: int, shape: tuple[int, int, int]) -> Any:
+    """Observations of so many clean images [C, H, W]."""
+    from rsd_fast.config import Observations
 
-    size = SIZES[task.preset]
-    shape = (1 if task.preset == "digits" else 3, size, size)
-    preset = presets.load(task.preset)
-    observations = Observations(
-        data="memory",
+    return Observations(
+        data=data,
         simulate=True,
         corruption="identity",
         sigma_obs=SIGMA_OBS,
         seed=0,
-        num_images=4096,
+        num_images=count,
         image_shape=shape,
         observation_shape=shape,
     )
+
+
+def configs(task: Any, observations: Any = None, **further: Any) -> tuple[Any, Any]:
+    """(config of pretraining, of distilling). task: of this script or of same_result.py; further: of the training."""
+    from rsd_fast import presets
+    from rsd_fast.config import Distill, Distillation, Network, Pretrain, Training
+    from rsd_fast.objectives import Objective
+
+    if observations is None:
+        size = SIZES[task.preset]
+        observations = noisy("memory", 4096, (1 if task.preset == "digits" else 3, size, size))
+    preset = presets.load(task.preset)
     row = task.row
     settings = {
         "batch": task.batch,
@@ -188,6 +195,7 @@ def configs(task: Task) -> tuple[Any, Any]:
         "device": task.device,
         "cuda_graphs": row.cuda_graphs,
         "checkpoint_activations": row.checkpoint_activations,
+        **further,
     }
     network = Network(**preset.network)
     objective = Objective(name="tweedie", sigma_distribution=task.row.sigma)
@@ -212,7 +220,7 @@ def configs(task: Task) -> tuple[Any, Any]:
     return teacher, student
 
 
-def placed(task: Task, network: Any) -> Any:
+def placed(task: Any, network: Any) -> Any:
     from rsd_fast.networks import set_precision
 
     layout = torch.channels_last if task.row.channels_last else torch.contiguous_format
@@ -247,6 +255,19 @@ def switch_off(row: Row) -> None:
         distill.cast_weights = loading.cast_weights = lambda denoiser: None
 
 
+def method_of(task: Any, config: Any, network: Any) -> Any:
+    """The method of a config, of a network not yet placed."""
+    from rsd_fast.methods import DistillMethod, PretrainMethod
+
+    if config.kind == "pretrain":
+        return PretrainMethod(config, placed(task, network))
+    method = DistillMethod(config, placed(task, network))
+    if not task.row.input_only:  # as published: both scores' weight gradients are computed, and discarded
+        method.input_only = False
+        method.teacher.requires_grad_(True)
+    return method
+
+
 def training(task: Task, folder: Path) -> tuple[Callable[[], Any], Sequence[Any]]:
     """(the engine's step, the networks it evaluates)."""
     from rsd_fast import corruptions
@@ -254,31 +275,21 @@ def training(task: Task, folder: Path) -> tuple[Callable[[], Any], Sequence[Any]
     from rsd_fast.data.order import ShuffledObservations
     from rsd_fast.engine import Run, Trainer
     from rsd_fast.loading import build_denoiser
-    from rsd_fast.methods import DistillMethod, PretrainMethod
 
-    teacher, student = configs(task)
-    data, after = None, []
+    config = configs(task)[task.phase == "distill"]
+    method, data = method_of(task, config, build_denoiser(config)), None
     if task.phase == "pretrain":
-        config = teacher
-        method: Any = PretrainMethod(config, placed(task, build_denoiser(config)))
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (4096, *teacher.observations.image_shape), generator=generator, dtype=torch.uint8)
+        images = torch.randint(256, (4096, *config.observations.image_shape), generator=generator, dtype=torch.uint8)
         source = ImageArray(images=images.numpy(), name="memory")
         dataset = ObservedDataset(source, corruption=corruptions.Identity(), sigma_obs=SIGMA_OBS, seed=0, simulate=True)
         data = ShuffledObservations(dataset, seed=0, channels_last=task.row.channels_last, device=task.device)
-    else:
-        config = student
-        method = DistillMethod(config, placed(task, build_denoiser(config)))
-        if not task.row.input_only:  # as published: they are computed and discarded
-            method.input_only = False
-            method.teacher.requires_grad_(True)
-            after = [method.teacher.zero_grad, method.fake_phase.network.zero_grad]
     trainer = Trainer(method, config, Run(folder), data=data)
 
     def step() -> None:
         trainer.step()
-        for discard in after:
-            discard()
+        if task.phase == "distill" and not task.row.input_only:
+            method.teacher.zero_grad()
 
     return step, method.networks
 
@@ -294,7 +305,7 @@ def sampling(task: Task, folder: Path) -> tuple[Callable[[], Any], Sequence[Any]
     sampler = Sampler(
         folder / "model.safetensors",
         task.device,
-        precision=configs(task)[1].training.precision,
+        precision=config.training.precision,
         cuda_graphs=task.row.cuda_graphs,
     )
     placed(task, sampler.denoiser)
@@ -431,13 +442,18 @@ def profiled(step: Callable[[], Any], task: Task, median: float) -> dict[str, fl
 # In the process that is started
 
 
-def run(task: Task) -> dict[str, Any]:
-    """`measure` in a process with the row's kernels; {"error": why} where it fails."""
+def in_own_process(script: str, task: Any) -> subprocess.CompletedProcess[str]:
+    """`script --task TASK`, with the kernels of the task's row."""
     environment = {**os.environ, "RSD_FAST_BACKEND": task.row.backend}
     if not task.row.backend:
         del environment["RSD_FAST_BACKEND"]
-    command = [sys.executable, __file__, "--task", json.dumps(dataclasses.asdict(task))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [sys.executable, script, "--task", json.dumps(dataclasses.asdict(task))]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def run(task: Task) -> dict[str, Any]:
+    """`measure` in a process of its own; {"error": why} where it fails."""
+    done = in_own_process(__file__, task)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {"error": lines[-1][:300]}

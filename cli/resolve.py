@@ -22,8 +22,10 @@ from rsd_fast.loading import build_denoiser, load, model_file
 from rsd_fast.objectives import Objective
 
 # What may differ between the sittings of a run: how long and where it runs, not what it computes.
-CHANGEABLE = {"kimg", "log_kimg", "snapshot_kimg", "device", "micro_batch", "data"}
-CHANGEABLE |= {"compile", "cuda_graphs", "checkpoint_activations", "concurrent_scores"}
+CHANGEABLE = {
+    *("kimg", "log_kimg", "snapshot_kimg", "device", "data", "micro_batch"),
+    *("compile", "cuda_graphs", "checkpoint_activations", "concurrent_scores"),
+}
 
 COMPILED_STEPS = 2000  # of a run, from which on it is compiled unless the user says otherwise
 

@@ -89,32 +89,30 @@ def recorded(function, pool):
     return function
 
 
-@stage
-@case
-@pytest.mark.parametrize("micro_batch", [None, 4])
-def test_a_replayed_step_is_the_step(kind, observed, micro_batch):
-    """Whatever differs from step to step reaches a replay in its tensors, and nothing of an earlier step stays."""
-    settings = config(kind, observed, micro_batch=micro_batch, clip=1.0)
+def stepped(settings):
+    """(a trainer after five steps, one whose steps are replayed after as many)."""
     plain, graphed = built(settings), built(settings)
     for step in graphed.steps:
         step.graph_options = {"warmup": 0, "capture": recorded}
     for _ in range(5):
         plain.step()
         graphed.step()
+    return plain, graphed
+
+
+@stage
+@case
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_a_replayed_step_is_the_step(kind, observed, micro_batch):
+    """Whatever differs from step to step reaches a replay in its tensors, and nothing of an earlier step stays."""
+    plain, graphed = stepped(config(kind, observed, micro_batch=micro_batch, clip=1.0))
     assert all(step.graphs is not None for step in graphed.steps)
     assert all(len(step.graphs[0].recorded) == 1 for step in graphed.steps)
     assert_same(plain, graphed)
 
 
 def test_a_replay_reuses_the_generators_batch():
-    settings = config("distill", distillation={"reuse_batch": True})
-    plain, graphed = built(settings), built(settings)
-    for step in graphed.steps:
-        step.graph_options = {"warmup": 0, "capture": recorded}
-    for _ in range(5):
-        plain.step()
-        graphed.step()
-    assert_same(plain, graphed)
+    assert_same(*stepped(config("distill", distillation={"reuse_batch": True})))
 
 
 @pytest.mark.gpu

@@ -70,11 +70,8 @@ class ImageArray:
     def pixels(self, indices: Tensor | np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Images [B, C, H, W] as they are stored, uint8 or float32, at `indices` [B], in memory of their own."""
         rows = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, dtype=np.int64)
-        count = len(self)
-        if rows.size and not (-count <= rows.min() and rows.max() < count):
-            raise IndexError(f"indices: {rows.min()} to {rows.max()}, of {count} images")
         images = storage.empty_rows(self.images, len(rows))
-        storage.take(self.images, rows % count, images)
+        storage.take(self.images, storage.row_numbers(rows, len(self)), images)
         return images.to(device)
 
     def tensor(self, indices: Tensor | np.ndarray | Sequence[int], device: torch.device | str = "cpu") -> Tensor:

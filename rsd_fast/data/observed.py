@@ -139,10 +139,7 @@ class ObservedDataset(Dataset[Item]):
 
         IndexError if an index is out of range.
         """
-        count = len(self)
-        if indices.size and not (-count <= indices.min() and indices.max() < count):
-            raise IndexError(f"indices: {indices.min()} to {indices.max()}, of {count} images")
-        indices = indices % count  # one image, one index: -1 has the noise of the last
+        indices = storage.row_numbers(indices, len(self))  # one image, one index: -1 has the noise of the last
         rows["index"].numpy()[:] = indices
         for name, table in self.tables.items():
             if name in rows:

@@ -97,6 +97,13 @@ def blocks(array: np.ndarray) -> Iterator[slice]:
         yield slice(start, min(start + step, len(array)))
 
 
+def row_numbers(indices: np.ndarray, count: int) -> np.ndarray:
+    """`indices` [B] of an array of `count` rows as 0 to count - 1: -1 is the last. IndexError for one out of range."""
+    if indices.size and not (-count <= indices.min() and indices.max() < count):
+        raise IndexError(f"indices: {indices.min()} to {indices.max()}, of {count} images")
+    return indices % count
+
+
 def empty_rows(array: np.ndarray, count: int, *, pinned: bool = False) -> Tensor:
     """Room on the host for so many rows of `array` in the order in which it is stored; pinned: for copies to a GPU."""
     stored = _as_stored(array)

@@ -77,4 +77,4 @@ def kilobytes(file: Path, name: str) -> int:
     for line in file.read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
-    raise ValueError(f"{file}: no {name}")
+    raise ValueError(f"micro_batch: auto cannot measure memory on this system ({file} has no {name}); give a number")
