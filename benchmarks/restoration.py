@@ -6,7 +6,7 @@
 `rsd-fast pretrain` and `rsd-fast distill`, and an evaluation; what is done already is not done again, so that a stopped
 benchmark goes on where it was. Rows are independent: with --rows, several processes can share them.
 
-FD is the Frechet distance of features of EfficientNet-lite0 (`features`), pixel-FD that of pixels, both of images
+FD is the Frechet distance of features of EfficientNet-lite0, pixel-FD that of pixels, both of images
 clipped to [-1, 1]. "clean" compares with clean images; "proximal" with the observations, the student's images corrupted
 like them. A teacher of blurred or small images makes such images: these are its proximal ones as they are, and small
 ones are enlarged bilinearly to be compared with clean ones. The teacher is sampled in the best way published for it:
@@ -15,8 +15,6 @@ truncated at sigma_obs where there is noise, through one further corrupted mask 
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -32,12 +30,14 @@ from torch import Tensor
 
 from rsd_fast import corruptions, files, pictures
 from rsd_fast.data import ObservedDataset, open_source, write_npz
-from rsd_fast.evaluation import Moments, frechet_distance, in_batches
+from rsd_fast.evaluation import Moments, frechet_distance
+from rsd_fast.evaluation.features import Features
+from rsd_fast.evaluation.metrics import software
 from rsd_fast.loading import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fashion_mnist import small_images
-from features import Features
+from timing import machine
 
 SIZE = 16
 PRETRAIN_KIMG = 60
@@ -160,8 +160,9 @@ def measure(
 
     makes_images = operator.kind != "linear"  # else it makes what was observed, but for the noise
     whole = [nnf.interpolate(x, (SIZE, SIZE), mode="bilinear") if x.shape[-1] != SIZE else x for x in of_teacher]
-    clean = Set.of(in_batches(NUM_REFERENCE, dataset.clean, 500), extract)
-    seen = Set.of(in_batches(NUM_REFERENCE, dataset.pictures, 500), extract)
+    parts = torch.arange(NUM_REFERENCE).split(500)
+    clean = Set.of(map(dataset.clean, parts), extract)
+    seen = Set.of(map(dataset.pictures, parts), extract)
     sets = {"teacher": Set.of(whole, extract), "student": Set.of(of_student, extract)}
     proximal = {
         "teacher": Set.of(observed(of_teacher, observe if makes_images else noised), extract),
@@ -195,19 +196,6 @@ def samples(run: Path, options: argparse.Namespace, truncate: bool = False) -> t
         write_npz(kept, images.float(), seconds=seconds)
     with np.load(kept) as arrays:
         return list(torch.from_numpy(arrays["images"]).split(500)), float(arrays["seconds"])
-
-
-def machine(options: argparse.Namespace) -> dict:
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "precision": options.precision,
-    }
 
 
 def table(results: list[dict]) -> str:
@@ -246,12 +234,18 @@ def main() -> None:
     data = options.out / f"fashion-mnist-{SIZE}.npz"
     if not data.exists():
         write_npz(data, small_images(SIZE))
-    extract = Features()
+    features = Features("efficientnet-lite0", ["fid"])
+
+    def extract(images: Tensor) -> Tensor:
+        return features(images)["112"]
+
     for name in names:
         if name in {result["row"] for result in finished(options.json)}:
             print(f"{name}: done already", flush=True)
             continue
-        result = run_row(name, options, extract) | {"machine": machine(options)}
+        result = run_row(name, options, extract) | {
+            "machine": {**machine("cpu"), **software(), "precision": options.precision}
+        }
         others = [other for other in finished(options.json) if other["row"] != name]  # another process's, too
         ordered = sorted([*others, result], key=lambda found: list(ROWS).index(found["row"]))
         files.write_text(options.json, json.dumps(ordered, indent=2) + "\n")

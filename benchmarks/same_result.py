@@ -65,7 +65,7 @@ def losses(task: Task) -> dict[str, list[float]]:
     from rsd_fast.engine import Run, Trainer
     from rsd_fast.engine.checkpoint import save_model
     from rsd_fast.loading import build_denoiser, load
-    from rsd_fast.train import open_observations
+    from rsd_fast.observations import open_observations
 
     torch.set_num_threads(task.threads)
     train.switch_off(task.row)

@@ -91,7 +91,6 @@ def write_observations(
     from rsd_fast import corruptions, pictures
     from rsd_fast.corruptions import NoiseLevels
     from rsd_fast.data import ObservedDataset, open_source, to_uint8, write_h5, write_npz, write_png_folder
-    from rsd_fast.evaluation.metrics import in_batches
 
     from .output import refuse_existing
     from .progress import counted
@@ -116,19 +115,20 @@ def write_observations(
         place = resolve_device(device)
 
     count = len(dataset)
+    batches = torch.arange(count).split(1024)
 
     def observe(index: Tensor) -> Tensor:
         return dataset.observe(index, place)[0].y.cpu()
 
     def together(read: Callable[[Tensor], Tensor | None]) -> np.ndarray | None:
-        parts = [part for part in in_batches(count, read) if part is not None]  # type: ignore[arg-type]
+        parts = [part for part in map(read, batches) if part is not None]  # type: ignore[arg-type]
         return torch.cat(parts).cpu().numpy() if parts else None
 
     drawn = dataset.draw(torch.arange(1), place)
     mask = None if drawn is None else together(lambda index: dataset.draw(index, place).mask)  # type: ignore[union-attr]
     levels_differ = isinstance(levels.of(torch.arange(1), seed), Tensor)
     sigma = together(lambda index: levels.of(index, seed)) if levels_differ else None  # type: ignore[arg-type, return-value]
-    observations = counted(in_batches(count, observe), count, "corrupt")
+    observations = counted(map(observe, batches), count, "corrupt")
     if out.endswith(".npz"):
         write_npz(out, observations, labels=source.labels, count=count, mask=mask, sigma_obs=sigma)
     elif out.endswith(".h5"):

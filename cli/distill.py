@@ -36,6 +36,7 @@ from . import options
     help="Evaluate teacher and fake score on two CUDA streams.  [default: no]",
 )
 @options.training
+@options.monitoring
 def distill(dry_run: bool, **given: Any) -> None:
     """Distil a teacher into a one-step generator.
 

@@ -125,6 +125,15 @@ class MicroBatch(click.ParamType):
         return int(value)
 
 
+class Names(click.ParamType):
+    """Comma-separated names."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(n.strip() for n in value.split(",") if n.strip())
+
+
 clean_share = click.option(
     "--clean-share", type=FRACTION, metavar="P", help="Share of the images that hold no noise.  [default: 0]"
 )
@@ -233,4 +242,37 @@ training = join(
     click.option("--snapshot-kimg", type=POSITIVE, help="Thousand images between checkpoints."),
     click.option("--seed", type=SEED, help="Of all random numbers.  [default: 0]"),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.  [default: auto]"),
+)
+
+monitoring = join(
+    click.option(
+        "--eval-kimg",
+        type=AT_LEAST_0,
+        help="Thousand images between evaluations of a checkpoint, which name the best one; 0: none.  [default: of "
+        "distill as --snapshot-kimg, where the teacher's observations are at hand; of pretrain 0]",
+    ),
+    click.option(
+        "--eval-num", type=click.IntRange(min=2), help="Samples of each.  [default: 1000 on a CPU, else 10000]"
+    ),
+    click.option(
+        "--eval-metrics",
+        type=Names(),
+        metavar="NAME,..",
+        help="Proximal ones of `rsd-fast evaluate`; the first chooses the best checkpoint.  "
+        "[default: proximal-pixel-fd; of more than 4096 values an image proximal-fid]",
+    ),
+    click.option(
+        "--eval-features",
+        metavar="NAME",
+        help="Network of the metrics that need one, as --features of `rsd-fast evaluate`.  "
+        "[default: efficientnet-lite0]",
+    ),
+    click.option("--eval-features-weights", metavar="FILE", type=click.Path(), help="Its weights."),
+    click.option(
+        "--stop-patience", type=COUNT, help="Stop when so many evaluations in a row are no better.  [default: never]"
+    ),
+    click.option(
+        "--tensorboard/--no-tensorboard", default=None, help="Log to RUN/tensorboard, too, live.  [default: no]"
+    ),
+    click.option("--wandb", metavar="PROJECT", help="Log to Weights & Biases, too, live."),
 )

@@ -46,6 +46,7 @@ from . import options
 )
 @options.network
 @options.training
+@options.monitoring
 def pretrain(dry_run: bool, **given: Any) -> None:
     """Train a teacher on corrupted images alone.
 

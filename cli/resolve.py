@@ -2,30 +2,39 @@
 
 import dataclasses
 import filecmp
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rsd_fast import augmentation, corruptions, objectives, presets
-from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, RunConfig, Training
+from rsd_fast.config import Distill, Distillation, Monitoring, Network, Observations, Pretrain, RunConfig, Training
 from rsd_fast.convert import CheckpointError
 from rsd_fast.corruptions import BoxMask, Corruption, Fourier
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.data.array import to_pixels
 from rsd_fast.engine import Run, RunError, distributed
+from rsd_fast.evaluation.frechet import MAX_FEATURES
+from rsd_fast.evaluation.runs import needs_features
+from rsd_fast.evaluation.training import refuse_metrics
 from rsd_fast.loading import build_denoiser, load, model_file
 from rsd_fast.objectives import Objective
+from rsd_fast.observations import open_observations
 
 # What may differ between the sittings of a run: how long and where it runs, not what it computes.
 CHANGEABLE = {
     *("kimg", "log_kimg", "snapshot_kimg", "device", "data", "micro_batch"),
     *("compile", "cuda_graphs", "checkpoint_activations", "concurrent_scores"),
+    *(field.name for field in dataclasses.fields(Monitoring)),
 }
+
+EVAL_NUM = {"cpu": 1000, "cuda": 10_000}  # samples
 
 COMPILED_STEPS = 2000  # of a run, from which on it is compiled unless the user says otherwise
 
@@ -132,6 +141,7 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
             objective=Objective(name=objective_name, **{**preset.objective, **given(options, Objective)}),
             training=training(preset.pretrain, options, device),
             augment_probability=augment_probability,
+            monitoring=monitoring(options, device, observations),
         )
         check_network(config)
     return config, False, source
@@ -263,6 +273,9 @@ def distill_config(options: Options) -> tuple[Distill, bool]:
         preset = presets.load(name)
         if options["alpha"] is not None and (options["loss"] or "sid") != "sid":
             raise ValueError(f"alpha: is of the loss 'sid', not '{options['loss']}'")
+        trained = training(preset.distill, options, device, distilling=True)
+        if options["eval_kimg"] is None and can_be_evaluated(teacher.observations, options["eval_metrics"]):
+            options = options | {"eval_kimg": trained.snapshot_kimg}
         return Distill(
             preset=name,
             teacher=str(file),
@@ -270,8 +283,69 @@ def distill_config(options: Options) -> tuple[Distill, bool]:
             network=dataclasses.replace(teacher.network, dropout=0.0, label_dropout=0.0),
             objective=teacher.objective,
             distillation=Distillation(**{**preset.distillation, **given(options, Distillation)}),
-            training=training(preset.distill, options, device, distilling=True),
+            training=trained,
+            monitoring=monitoring(options, device, teacher.observations),
         ), False
+
+
+def monitoring(options: Options, device: str, observations: Observations) -> Monitoring:
+    defaults: Options = {"eval_num": EVAL_NUM[device], "eval_metrics": default_metrics(observations)}
+    resolved = Monitoring(**{**defaults, **given(options, Monitoring)})
+    if resolved.eval_kimg:
+        resolved = with_features(resolved, observations)
+    else:
+        for name in ("eval_num", "eval_metrics", "eval_features", "eval_features_weights"):
+            if options[name] is not None:
+                raise ValueError(f"{name}: without --eval-kimg nothing is evaluated")
+    for option, package in (("tensorboard", "tensorboard"), ("wandb", "wandb")):
+        if getattr(resolved, option) and find_spec(package) is None:
+            raise ValueError(f"{option}: needs {package}; pip install 'rsd-fast[{option}]'")
+    return resolved
+
+
+def default_metrics(observations: Observations) -> tuple[str, ...]:
+    """Pixels of small images: over the checkpoints of distillations they order as the distance to clean images does,
+    which features of EfficientNet do not (benchmarks/selection.py). Those of larger ones are too many."""
+    return ("proximal-pixel-fd",) if few_pixels(observations) else ("proximal-fid",)
+
+
+def few_pixels(observations: Observations) -> bool:
+    """Are the pixels of an observation, shown as an image, few enough for a Frechet distance?"""
+    shapes = observations.image_shape, observations.observation_shape  # k-space, the larger, is shown as an image
+    return min(map(math.prod, shapes)) <= MAX_FEATURES
+
+
+def with_features(monitoring: Monitoring, observations: Observations) -> Monitoring:
+    """With the default network for metrics that need one. ValueError for metrics that cannot be had."""
+    refuse_metrics(monitoring)
+    metrics = ", ".join(monitoring.eval_metrics)
+    if "proximal-pixel-fd" in monitoring.eval_metrics and not few_pixels(observations):
+        raise ValueError(f"eval_metrics: proximal-pixel-fd is for images of at most {MAX_FEATURES} values")
+    if not any(map(needs_features, monitoring.eval_metrics)):
+        for name in ("eval_features", "eval_features_weights"):
+            if getattr(monitoring, name) is not None:
+                raise ValueError(f"{name}: {metrics} needs none")
+        return monitoring
+    if find_spec("torch_fidelity") is None:
+        raise ValueError(f"eval_metrics: {metrics} needs torch-fidelity; pip install 'rsd-fast[metrics]'")
+    from rsd_fast.evaluation import efficientnet, features
+
+    name = monitoring.eval_features or efficientnet.NAME
+    features.extractor(name)  # for its error
+    if name == efficientnet.NAME and monitoring.eval_features_weights is None:
+        efficientnet.find_weights()  # likewise
+    return dataclasses.replace(monitoring, eval_features=name)
+
+
+def can_be_evaluated(observations: Observations, metrics: tuple[str, ...] | None) -> bool:
+    """Can a distillation be evaluated here, of which nothing was said? If not, says why."""
+    try:
+        with_features(Monitoring(eval_metrics=metrics or default_metrics(observations)), observations)
+        open_observations(observations)
+    except (DataError, OSError, ValueError) as error:
+        click.echo(f"checkpoints are not evaluated: {str(error).splitlines()[0]}", err=True)
+        return False
+    return True
 
 
 def given(options: Options, kind: type) -> Options:

@@ -144,6 +144,32 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Monitoring:
+    """How a run is watched. It changes nothing of what is learned; stop_patience can end the run."""
+
+    eval_kimg: float = 0.0  # thousand images between evaluations of a checkpoint; 0: none
+    eval_num: int = 1000  # samples of each
+    eval_metrics: tuple[str, ...] = ("proximal-pixel-fd",)  # proximal ones; the first chooses the best checkpoint
+    eval_features: str | None = None  # network of the metrics that need one
+    eval_features_weights: str | None = None  # file of its weights
+    stop_patience: int | None = None  # evaluations in a row that are no better, after which the run ends
+    tensorboard: bool = False
+    wandb: str | None = None  # project
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eval_kimg < float("inf"):
+            raise ValueError(f"eval_kimg: expected at least 0, got {self.eval_kimg}")
+        if self.eval_num < 2:
+            raise ValueError(f"eval_num: expected at least 2, got {self.eval_num}")
+        if self.stop_patience is not None and self.stop_patience < 1:
+            raise ValueError(f"stop_patience: expected at least 1, got {self.stop_patience}")
+        if self.stop_patience is not None and not self.eval_kimg:
+            raise ValueError("stop_patience: counts evaluations, and without eval_kimg there are none")
+        if not self.eval_metrics or not all(metric.startswith("proximal-") for metric in self.eval_metrics):
+            raise ValueError("eval_metrics: expected proximal ones, as there is no clean image")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pretrain:
     """Stage 1: a teacher from observations."""
 
@@ -154,6 +180,7 @@ class Pretrain:
     objective: Objective
     training: Training
     augment_probability: float = 0.0  # of each of EDM's augmentations, of clean images alone
+    monitoring: Monitoring = Monitoring()
 
     def __post_init__(self) -> None:
         if not 0 <= self.augment_probability <= 1:
@@ -211,6 +238,7 @@ class Distill:
     objective: Objective
     distillation: Distillation
     training: Training
+    monitoring: Monitoring = Monitoring()
 
     def __post_init__(self) -> None:
         for name in ("reuse_batch", "concurrent_scores"):

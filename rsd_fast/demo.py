@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from . import corruptions, files, pictures, presets, sampling, train
-from .config import Distill, Distillation, Network, Observations, Pretrain, Training
+from .config import Distill, Distillation, Monitoring, Network, Observations, Pretrain, Training
 from .data import ImageArray, ObservedDataset, open_source
 from .engine import Run
-from .evaluation import Reference, evaluate
+from .evaluation import Evaluator, ImageSet
 from .loading import Sampler, latents, model_file
 from .objectives import Objective
 
@@ -102,6 +102,8 @@ def demo_teacher(source: ImageArray, seed: int, device: str, precision: str) -> 
         network=Network(**preset.network),
         objective=Objective(name="tweedie"),
         training=Training(**preset.pretrain, seed=seed, device=device, precision=precision),
+        # A teacher's samples take 35 evaluations each: at the beginning and at the end alone.
+        monitoring=Monitoring(eval_kimg=preset.pretrain["kimg"]),
     )
 
 
@@ -116,6 +118,7 @@ def demo_generator(teacher: Pretrain, run: Path) -> Distill:
         objective=teacher.objective,
         distillation=Distillation(**preset.distillation),
         training=Training(**preset.distill, seed=t.seed, device=t.device, precision=t.precision),
+        monitoring=Monitoring(eval_kimg=preset.distill["log_kimg"]),
     )
 
 
@@ -134,10 +137,10 @@ def demo_distances(demo: Demo, out: Path, source: ImageArray, device: str) -> li
         "teacher_truncated": truncated,
         "one_step": torch.cat(list(Sampler(out / "generator", device).batches(len(source), demo.seed))),
     }
-    reference = Reference(name=source.name, batches=[clean])
+    evaluator = Evaluator(["pixel-fd"], clean=ImageSet.of(clean, source.name))
     for name, samples in images.items():
         for found, compared in ((demo.pixel_fd, samples), (demo.pixel_fd_clipped, samples.clamp(-1, 1))):
-            (result,) = evaluate(["pixel-fd"], [compared], clean=reference)
+            (result,) = evaluator(ImageSet.of(compared))
             found[name] = round(result.value, 4)
     rows = [("clean digits,\nnever seen", clean[:PICTURED])]
     for name, samples in images.items():

@@ -13,7 +13,7 @@ from . import corruptions, networks, ops
 from .config import Distill, Network, Observations, Pretrain, RunConfig
 from .corruptions import DrawnCorruption, Fourier, View
 from .engine import distributed
-from .engine.checkpoint import Run, RunError, load_into, load_model, read_record
+from .engine.checkpoint import POINTERS, Run, RunError, load_into, load_model, read_record
 from .graphs import Graphed
 from .hub.fetch import fetch, means_id
 from .methods.base import corruption_of, sample_teacher
@@ -129,7 +129,7 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu", *, trusted
     tensors, metadata = load_model(file)
     try:
         config, kimg = read_record(metadata)
-        if not trusted and not Run.holds(file):
+        if not trusted and Run.of(file) is None:
             refuse_foreign(config)
         with torch.device("meta"):  # so that nothing is allocated that the file does not hold
             denoiser = build_denoiser(config)
@@ -238,18 +238,24 @@ class Sampler:
         return _brought(self._batches(num, seed, batch, finish))
 
     def _batches(self, num: int, seed: int, batch: int, finish: Callable[[Tensor], Tensor] | None) -> Iterator[Tensor]:
-        world = distributed.world_size()
-        whole, first = None, 0
-        while first < num:
-            share = min(batch, math.ceil((num - first) / world))  # equal in all processes, as gathering needs
-            whole = whole or share
-            # A last one that is smaller would be compiled and captured again: it is filled up instead.
-            size = whole if self.compiled or self.cuda_graphs else share
-            start = first + distributed.rank() * share
-            mine = torch.arange(size, device=self.device) + start  # made there: copying it would wait for all before it
-            images = self.draw(mine, seed)[:share]
-            yield distributed.gather(images if finish is None else finish(images))[: num - first]
-            first += share * world
+        left, read = num, self.reader(seed, min(batch, math.ceil(num / distributed.world_size())))
+        for part in distributed.shares(num, batch):
+            # Made on the device: copying it there would wait for all before it.
+            images = read(torch.arange(part.start, part.stop, device=self.device))
+            yield distributed.gather(images if finish is None else finish(images))[:left]
+            left -= len(part) * distributed.world_size()
+
+    def reader(self, seed: int, batch: int) -> Callable[[Tensor], Tensor]:
+        """`draw` for batches of at most `batch`. A smaller one would be compiled and captured again, which costs more
+        than the images that fill it up."""
+        if not (self.compiled or self.cuda_graphs):
+            return lambda index: self.draw(index, seed)
+
+        def read(index: Tensor) -> Tensor:
+            more = torch.arange(1, 1 + batch - len(index), device=index.device)
+            return self.draw(torch.cat([index, index[-1] + more]), seed)[: len(index)]
+
+        return read
 
 
 class _Coming:
@@ -280,8 +286,11 @@ def _brought(batches: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def model_file(path: str | os.PathLike) -> Path:
-    """The model.safetensors that `path` means. Raises RunError."""
+    """The model.safetensors that `path` means: a file of that kind, a checkpoint's folder, RUN, which means its newest
+    checkpoint, RUN/best, or a name on the hub. Raises RunError."""
     name, path = path, Path(path)
+    if path.is_file() and path.name in POINTERS:
+        return Run(path.parent).named(path.name) / "model.safetensors"
     if path.is_file():
         return path
     if not path.exists() and means_id(name):

@@ -8,24 +8,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from . import files
-from .data import magnitude, to_uint8
+from .data import to_rgb
 
 MIN_CELL = 56  # pixels; smaller images are enlarged by a whole factor, so that a person can see them
 
 
-def to_rgb(images: Tensor) -> np.ndarray:
-    """[N, C, H, W] in [-1, 1] -> [N, H, W, 3] uint8; one channel is shown grey, of complex images, of two channels, the
-    magnitude, white at 1, of others the first three."""
-    if images.shape[1] == 2:
-        images = magnitude(images)
-    if images.shape[1] != 3:
-        images = images[:, :1].expand(-1, 3, -1, -1) if images.shape[1] < 3 else images[:, :3]
-    return to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).contiguous().numpy()
-
-
 def grid(images: Tensor, columns: int | None = None, gap: int = 2) -> Image.Image:
     """Images [N, C, H, W] in [-1, 1] as a picture of about as many rows as columns."""
-    pixels = to_rgb(images)
+    pixels = to_rgb(images.detach().cpu()).permute(0, 2, 3, 1).numpy()
     count, height, width, _ = pixels.shape
     zoom = max(1, math.ceil(MIN_CELL / min(height, width)))
     pixels = pixels.repeat(zoom, 1).repeat(zoom, 2)

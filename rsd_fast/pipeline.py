@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .data import to_rgb
 from .loading import Generator, load_generator
-from .pictures import to_rgb
 
 
 @dataclass
@@ -75,7 +75,7 @@ class OneStepPipeline:
         if output_type == "pil":
             from PIL import Image
 
-            result = [Image.fromarray(pixels) for pixels in to_rgb(images)]
+            result = [Image.fromarray(pixels) for pixels in to_rgb(images.cpu()).permute(0, 2, 3, 1).numpy()]
         else:
             result = (images / 2 + 0.5).cpu()
             if output_type == "np":

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import torch
 
-from rsd_fast import corruptions, files
-from rsd_fast.config import Distill, Observations, Pretrain, RunConfig
-from rsd_fast.corruptions import DrawnCorruption, NoiseLevels
-from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
+from rsd_fast import files
+from rsd_fast.config import Distill, Pretrain, RunConfig
+from rsd_fast.corruptions import DrawnCorruption
+from rsd_fast.data import ImageArray, ObservedDataset
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.engine import Run, RunError, Trainer, distributed
 from rsd_fast.engine.loop import DataSource
+from rsd_fast.evaluation.training import CheckpointEvaluator
 from rsd_fast.loading import build_denoiser, load
 from rsd_fast.methods import DistillMethod, Method, PretrainMethod
 from rsd_fast.methods.base import PREVIEW_IMAGES
 from rsd_fast.networks import Denoiser, compile_network, set_precision
+from rsd_fast.observations import open_observations
 from rsd_fast.ops.fft import to_channels
 from rsd_fast.pictures import save_grid
 
@@ -51,7 +53,7 @@ def pretrain(
         symmetries=config.observations.augment,
         device=distributed.local_device(config.training.device),
     )
-    return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method, data=data)
+    return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method, data=data, observed=dataset)
 
 
 def distill(config: Distill, out: str | os.PathLike, *, resume: bool = False) -> Path:
@@ -66,41 +68,8 @@ def distill(config: Distill, out: str | os.PathLike, *, resume: bool = False) ->
         teacher = load(run.teacher_path, trusted=True).network
         return DistillMethod(config, _place(teacher, config, device))
 
-    return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method)
-
-
-def open_observations(observations: Observations, source: ImageArray | None = None) -> ObservedDataset:
-    """The data set a config describes. Raises DataError if the source is no longer what it was."""
-    source = source or open_source(
-        observations.data, observations=not observations.simulate, sigma_obs_max=observations.sigma_obs
-    )
-    dataset = ObservedDataset(
-        source,
-        corruption=corruptions.parse(observations.corruption),
-        sigma_obs=noise_levels(observations, source),
-        seed=observations.seed,
-        simulate=observations.simulate,
-    )
-    found = (len(dataset), dataset.observation_shape)
-    expected = (observations.num_images, observations.observation_shape)
-    if found != expected:
-        raise DataError(
-            f"{observations.data}: holds {found[0]} images of shape {list(found[1])}, "
-            f"but the run was made with {expected[0]} of {list(expected[1])}"
-        )
-    return dataset
-
-
-def noise_levels(observations: Observations, source: ImageArray) -> NoiseLevels:
-    """The noise levels of a data set's images. Raises DataError where they are to come from the source and do not."""
-    if observations.sigma_obs_in_data and source.sigma is None:
-        raise DataError(f"{observations.data}: holds no sigma_obs, one number an image")
-    return NoiseLevels(
-        highest=observations.sigma_obs,
-        lowest=observations.sigma_obs_min,
-        clean_share=observations.clean_share,
-        bank=source.sigma if observations.sigma_obs_in_data else None,
-    )
+    observed = open_observations(config.observations) if config.monitoring.eval_kimg else None
+    return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method, observed=observed)
 
 
 def keep_examples(network: Denoiser, dataset: ObservedDataset) -> None:
@@ -126,6 +95,7 @@ def _train(
     prepare: Callable[[Run], None],
     method: Callable[[Run, torch.device], Method],
     data: DataSource | None = None,
+    observed: ObservedDataset | None = None,
 ) -> Path:
     device = distributed.local_device(config.training.device)
     # Initial weights and dropout draw from torch's global generators, which are put back as they were afterwards.
@@ -146,7 +116,8 @@ def _train(
             for network in built.networks:
                 compile_network(network)
         state = run.load_training() if resume else None
-        Trainer(built, config, run, data=data, state=state).run_to_end()
+        evaluate = CheckpointEvaluator(config, observed) if config.monitoring.eval_kimg and observed else None
+        Trainer(built, config, run, data=data, state=state, evaluate=evaluate).run_to_end()
     return run.path
 
 

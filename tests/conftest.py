@@ -30,6 +30,12 @@ _INFO = native_info()
 _HAS_GPU = torch.cuda.is_available()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of the tests goes to the user's own cache, nor comes from there."""
+    os.environ["RSD_FAST_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @dataclass(frozen=True)
 class Backend:
     """One backend on one device; ``module.<op>`` is its code, whatever serves by default."""

@@ -1,20 +1,15 @@
 """Frechet distance against SciPy's matrix root and closed forms, and how metrics go through samples."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from scipy import linalg
 
-from rsd_fast.evaluation import (
-    METRICS,
-    Evaluation,
-    Moments,
-    Reference,
-    evaluate,
-    frechet_distance,
-    in_batches,
-)
-from rsd_fast.evaluation.frechet import MAX_FEATURES
+from rsd_fast.evaluation import ImageSet, Moments, Stopwatch, evaluate, frechet_distance
+from rsd_fast.evaluation.frechet import MAX_FEATURES, standard_error
+from rsd_fast.evaluation.images import collect
 
 
 def moments(values, batch=None):
@@ -164,41 +159,149 @@ def test_features_of_different_length_raise():
         frechet_distance(moments(torch.randn(9, 3)), moments(torch.randn(9, 4)))
 
 
+# standard_error
+
+
+def test_standard_error_is_the_scatter_of_fresh_samples():
+    size, count = 6, 400
+    mix, reference = torch.from_numpy(wishart(size, 0)), moments(images(3000, 1, (1, 2, 3)).flatten(1))
+    draws = [images(count, seed, (1, 2, 3)).flatten(1).double() @ mix + 0.3 for seed in range(2, 122)]
+    distances = [frechet_distance(moments(draw), reference) for draw in draws]
+    errors = [standard_error(draw, *reference.fit()) for draw in draws[:20]]
+    assert np.mean(errors) == pytest.approx(np.std(distances, ddof=1), rel=0.2)  # 120 draws know it to 6 %
+
+
+def test_standard_error_is_the_bootstraps():
+    values, reference = images(300, 0).flatten(1) + 0.2, moments(images(500, 1).flatten(1))
+    chosen = np.random.default_rng(0).integers(0, 300, (300, 300))
+    bootstrap = [frechet_distance(moments(values[rows]), reference) for rows in chosen]
+    assert standard_error(values, *reference.fit()) == pytest.approx(np.std(bootstrap, ddof=1), rel=0.2)
+
+
+def test_standard_error_of_features_that_never_vary_is_finite():
+    values = torch.cat([images(50, 0).flatten(1), torch.full((50, 2), -1.0)], 1)
+    reference = torch.cat([images(60, 1).flatten(1), torch.full((60, 2), -1.0)], 1)
+    error = standard_error(values, *moments(reference).fit())
+    assert error == pytest.approx(standard_error(values[:, :9], *moments(reference[:, :9]).fit()), rel=1e-6)
+
+
+# collect
+
+
+def numbered(count, batch, seen=None, digest=None):
+    def read(index):
+        if seen is not None:
+            seen.append(index)
+        return index.float().reshape(-1, 1, 1, 1)
+
+    return ImageSet(name="n", count=count, read=read, digest=digest)
+
+
+def doubled(some, index):
+    assert torch.equal(some.flatten(), index.float())
+    return {"twice": 2 * some.flatten(1), "index": index}
+
+
+@pytest.mark.parametrize(("count", "batch", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 10, [3])])
+def test_collect_reads_every_image_once_and_in_order(count, batch, sizes):
+    seen = []
+    found = collect(numbered(count, batch, seen), doubled, batch=batch)
+    assert [len(index) for index in seen] == sizes
+    assert torch.equal(found["index"], torch.arange(count))
+    assert torch.equal(found["twice"], 2 * torch.arange(count).float()[:, None])
+
+
+def test_an_error_while_reading_or_computing_reaches_the_caller():
+    def read(index):
+        if index[0] >= 4:
+            raise ValueError("image 4 is broken")
+        return index.float().reshape(-1, 1, 1, 1)
+
+    with pytest.raises(ValueError, match="image 4 is broken"):
+        collect(ImageSet(name="n", count=9, read=read), doubled, batch=2)
+
+    def rows(some, index):
+        raise RuntimeError("no features")
+
+    with pytest.raises(RuntimeError, match="no features"):
+        collect(numbered(9, 2), rows, batch=2)
+
+
+def test_images_are_made_while_features_of_the_last_are_computed():
+    """Reading and computing wait for each other here: in one thread they would for ever."""
+    import threading
+
+    reading = threading.Event()
+
+    def read(index):
+        if index[0] == 2:
+            reading.set()
+        return index.float().reshape(-1, 1, 1, 1)
+
+    def rows(some, index):
+        if index[0] == 0:
+            assert reading.wait(30)
+        return {"x": some}
+
+    watch = Stopwatch()
+    start = time.perf_counter()
+    collect(ImageSet(name="n", count=4, read=read), rows, batch=2, watch=watch)
+    assert set(watch.seconds) == {"images", "features"}
+    assert sum(watch.seconds.values()) <= 2 * (time.perf_counter() - start)
+
+
+def test_a_killed_collection_goes_on_where_it_was(monkeypatch, tmp_path):
+    monkeypatch.setenv("RSD_FAST_CACHE", str(tmp_path))
+    monkeypatch.setattr("rsd_fast.evaluation.images.BLOCK", 4)
+    whole, seen = collect(numbered(11, 2), doubled, batch=2), []
+
+    def dying(some, index):
+        if index[0] >= 6:
+            raise KeyboardInterrupt
+        return doubled(some, index)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(numbered(11, 2), dying, batch=2, unfinished="mine")
+    (tmp_path / "unfinished" / "mine" / "4.safetensors").write_bytes(b"cut sh")  # by a full disk, perhaps
+    found = collect(numbered(11, 2, seen), doubled, batch=2, unfinished="mine")
+    assert torch.equal(torch.cat(seen), torch.arange(4, 11))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def test_a_cache_that_cannot_be_written_is_told_of_and_done_without(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RSD_FAST_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("rsd_fast.evaluation.images.BLOCK", 1)
+    with pytest.warns(UserWarning, match="RSD_FAST_CACHE"):
+        found = collect(numbered(3, 2), doubled, batch=2, unfinished="mine")
+    assert len(found["index"]) == 3
+
+
 # evaluate
-
-
-class Once:
-    """Batches that can be gone through once, and tell whether they were."""
-
-    def __init__(self, values, batch):
-        self.parts, self.given, self.started = values.split(batch), 0, 0
-
-    def __iter__(self):
-        self.started += 1
-        assert self.started == 1, "gone through twice"
-        for part in self.parts:
-            self.given += 1
-            yield part
 
 
 @pytest.mark.parametrize("batch", [13, 40, 100])
 def test_evaluate_gives_both_metrics_of_one_pass(batch):
     samples, clean, observed = images(100, 0), images(80, 1, scale=1.3), images(90, 2, shift=0.4)
-    seen = []
+    made, seen = [], []
+
+    def read(index):
+        made.append(index)
+        return samples[index]
 
     def observe(x, index):
         seen.append(index)
         return x + 0.1 * index[:, None, None, None] / 100
 
-    once = Once(samples, batch)
     results = evaluate(
         ["pixel-fd", "proximal-pixel-fd"],
-        once,
-        clean=Reference(name="clean set", batches=clean.split(33)),
-        observed=Reference(name="observed set", batches=Once(observed, 32)),
+        ImageSet(name="samples", count=100, read=read),
+        clean=ImageSet.of(clean, "clean set"),
+        observed=ImageSet.of(observed, "observed set"),
         observe=observe,
+        batch=batch,
     )
-    assert once.given == len(once.parts)
+    assert torch.equal(torch.cat(made), torch.arange(100)), "each sample is made once"
     assert torch.equal(torch.cat(seen), torch.arange(100)), "an observation belongs to its index"
     corrupted = samples + 0.1 * torch.arange(100)[:, None, None, None] / 100
     expected = [
@@ -207,40 +310,52 @@ def test_evaluate_gives_both_metrics_of_one_pass(batch):
     ]
     assert [result.value for result in results] == pytest.approx(expected, rel=1e-6)
     assert expected[0] != pytest.approx(expected[1], rel=0.05)
-    assert results[0] == Evaluation(
-        metric="pixel-fd", value=results[0].value, num=100, reference="clean set", num_reference=80
-    )
-    assert results[1] == Evaluation(
-        metric="proximal-pixel-fd",
-        value=results[1].value,
-        num=100,
-        reference="observed set",
-        num_reference=90,
-    )
-    assert all(result.features == "pixels" for result in results)
+    assert [(r.metric, r.num, r.reference, r.num_reference, r.features) for r in results] == [
+        ("pixel-fd", 100, "clean set", 80, "pixels"),
+        ("proximal-pixel-fd", 100, "observed set", 90, "pixels"),
+    ]
+    for result, reference, values in zip(results, (clean, observed), (samples, corrupted), strict=True):
+        fitted = moments(reference.flatten(1)).fit()
+        assert result.standard_error == pytest.approx(standard_error(values.flatten(1), *fitted), rel=1e-6)
+        assert result.floor > 0 and result.versions["torch"] == torch.__version__
+
+
+def test_the_floor_is_the_distance_of_real_images_to_the_others():
+    reference = images(400, 0)
+    (mine,) = evaluate(["pixel-fd"], ImageSet.of(images(100, 1)), clean=ImageSet.of(reference))
+    (others,) = evaluate(["pixel-fd"], ImageSet.of(images(100, 2)), clean=ImageSet.of(images(300, 3)))
+    assert mine.floor == pytest.approx(others.value, rel=0.4)  # all four are of one kind
+    assert mine.value == pytest.approx(mine.floor, rel=0.4)
 
 
 @pytest.mark.parametrize("order", [["proximal-pixel-fd", "pixel-fd"], ["pixel-fd"], ["proximal-pixel-fd"]])
 def test_results_come_in_the_order_asked_for(order):
-    reference = Reference(name="r", batches=[images(30, 1)])
-    results = evaluate(order, [images(30, 0)], clean=reference, observed=reference, observe=lambda x, index: x)
+    reference = ImageSet.of(images(30, 1))
+    results = evaluate(
+        order, ImageSet.of(images(30, 0)), clean=reference, observed=reference, observe=lambda x, index: x
+    )
     assert [result.metric for result in results] == order
 
 
 def test_proximal_needs_no_clean_image():
-    observed = Reference(name="r", batches=[images(30, 1)])
+    observed = ImageSet.of(images(30, 1))
     (result,) = evaluate(
-        ["proximal-pixel-fd"], iter([images(30, 0)]), observed=observed, observe=lambda x, index: 2 * x
+        ["proximal-pixel-fd"], ImageSet.of(images(30, 0)), observed=observed, observe=lambda x, index: 2 * x
     )
-    (wanted,) = evaluate(["pixel-fd"], [2 * images(30, 0)], clean=observed)
+    (wanted,) = evaluate(["pixel-fd"], ImageSet.of(2 * images(30, 0)), clean=observed)
     assert result.value == pytest.approx(wanted.value, rel=1e-12)
 
 
+def never(index):
+    raise AssertionError("nothing is to be made")
+
+
+UNMADE = ImageSet(name="unmade", count=10, read=never)
+
+
 def test_an_unknown_metric_is_named_before_anything_is_drawn():
-    once = Once(images(10, 0), 5)
-    with pytest.raises(ValueError, match=r"'fid'.*pixel-fd.*proximal-pixel-fd"):
-        evaluate(["pixel-fd", "fid"], once, clean=Reference(name="r", batches=[images(9, 1)]))
-    assert once.started == 0
+    with pytest.raises(ValueError, match=r"'fod'.*pixel-fd.*proximal-pixel-fd"):
+        evaluate(["pixel-fd", "fod"], UNMADE, clean=UNMADE)
 
 
 @pytest.mark.parametrize(
@@ -250,26 +365,14 @@ def test_an_unknown_metric_is_named_before_anything_is_drawn():
         ("pixel-fd", {"observed"}),
         ("proximal-pixel-fd", {"clean"}),
         ("proximal-pixel-fd", {"observed"}),
+        ("fid", {"clean"}),
     ],
 )
-def test_a_missing_reference_names_the_metric_before_anything_is_drawn(metric, given):
-    once = Once(images(10, 0), 5)
+def test_what_is_missing_names_the_metric_before_anything_is_drawn(metric, given):
     with pytest.raises(ValueError, match=metric):
-        evaluate([metric], once, **{name: Reference(name="r", batches=[images(9, 1)]) for name in given})
-    assert once.started == 0
+        evaluate([metric], UNMADE, **dict.fromkeys(given, UNMADE))
 
 
 def test_a_reference_of_another_size_raises():
     with pytest.raises(ValueError, match=r"9.*16"):
-        evaluate(["pixel-fd"], [images(9, 0)], clean=Reference(name="r", batches=[images(9, 1, (1, 4, 4))]))
-
-
-def test_the_metrics_are_those_of_the_command_line():
-    assert set(METRICS) == {"pixel-fd", "proximal-pixel-fd"}
-
-
-@pytest.mark.parametrize(("count", "batch", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 10, [3]), (0, 4, [])])
-def test_in_batches_reads_every_index_once(count, batch, sizes):
-    parts = list(in_batches(count, lambda index: index, batch))
-    assert [len(part) for part in parts] == sizes
-    assert torch.equal(torch.cat([torch.empty(0, dtype=torch.long), *parts]), torch.arange(count))
+        evaluate(["pixel-fd"], ImageSet.of(images(9, 0)), clean=ImageSet.of(images(9, 1, (1, 4, 4))))

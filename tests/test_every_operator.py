@@ -19,8 +19,9 @@ from rsd_fast.loading import Generator, _hidden, build_denoiser
 from rsd_fast.methods import Batch, DistillMethod, PretrainMethod, losses
 from rsd_fast.methods.base import corruption_of, sample_teacher
 from rsd_fast.objectives import Objective, resolve
+from rsd_fast.observations import open_observations
 from rsd_fast.ops import edm
-from rsd_fast.train import keep_examples, open_observations
+from rsd_fast.train import keep_examples
 
 from . import tiny
 from .test_cli import NETWORK, SHORT, cli, run_in_process

@@ -193,6 +193,9 @@ class LinearDenoiser(nn.Module):
         x_t = net_input / c_in
         return (self(x_t, sigma) - c_skip * x_t) / c_out
 
+    def denoise(self, F, x, sigma, condition=None):
+        return ops.denoise(F, x, sigma, self.sigma_data)
+
 
 class LinearGenerator(LinearDenoiser):
     """G(z) = w z per element: D_G(sigma_init z, sigma_init) has to give it."""

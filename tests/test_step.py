@@ -19,6 +19,7 @@ from rsd_fast.loading import build_denoiser
 from rsd_fast.methods import Batch, DistillMethod, PretrainMethod
 from rsd_fast.networks import compile_network, set_precision
 from rsd_fast.objectives import Objective
+from rsd_fast.observations import open_observations
 
 from . import tiny
 
@@ -58,7 +59,7 @@ def built(config, device="cpu", *, compiled=False):
     data = None
     if isinstance(config, configs.Pretrain):
         method = PretrainMethod(config, network)
-        dataset = train.open_observations(config.observations)
+        dataset = open_observations(config.observations)
         data = ShuffledObservations(dataset, seed=0, device=torch.device(device))
     else:
         method = DistillMethod(config, network)

@@ -12,7 +12,7 @@ from .folder import read_folder
 from .idx import IDX_NAME, read_idx
 from .numpy_file import read_npy, read_npz
 from .observed import ObservedDataset
-from .write import magnitude, to_uint8, write_npz, write_png_folder
+from .write import magnitude, to_rgb, to_uint8, write_npz, write_png_folder
 
 __all__ = [
     "BUNDLED",
@@ -21,6 +21,7 @@ __all__ = [
     "ObservedDataset",
     "magnitude",
     "open_source",
+    "to_rgb",
     "to_uint8",
     "write_h5",
     "write_npz",

@@ -35,6 +35,14 @@ def magnitude(images: Tensor) -> Tensor:
     return 2 * images.float().norm(dim=1, keepdim=True) - 1
 
 
+def to_rgb(images: Tensor) -> Tensor:
+    """[N, C, H, W] in [-1, 1] -> [N, 3, H, W] uint8: one channel is grey, two channels, complex images, are shown by
+    their magnitude, of others the first three are taken."""
+    if images.shape[1] == 2:
+        images = magnitude(images)
+    return to_uint8(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3])
+
+
 def write_npz(
     path: str | os.PathLike[str],
     images: Batch | Iterable[Batch],

@@ -20,15 +20,19 @@ from rsd_fast import config as configs
 from rsd_fast import files
 from rsd_fast.config import RunConfig
 
+POINTERS = ("latest", "best")  # files of a run that name a checkpoint
 KINDS = {"pretrain": "denoiser", "distill": "generator"}  # what the product of a run is
 OWN_NAMES = {
     "config.json",
     "log.jsonl",
     "metrics.jsonl",
     "samples",
+    "tensorboard",
+    "wandb",
     "checkpoints",
     "latest",
     "best",
+    "report.html",
     "teacher.safetensors",
 }
 
@@ -65,11 +69,11 @@ class Run:
         return self.path / "samples"
 
     @classmethod
-    def holds(cls, file: Path) -> bool:
-        """Is it a model in a run's directory (rather than one that came by itself)?"""
+    def of(cls, file: Path) -> "Run | None":
+        """The run in whose directory a model is; None for one that came by itself."""
         folder = file.absolute().parent
         run = cls(folder.parent.parent if folder.parent.name == "checkpoints" else folder)
-        return run.exists() and (run.path / "checkpoints").is_dir()
+        return run if run.exists() and (run.path / "checkpoints").is_dir() else None
 
     def exists(self) -> bool:
         return self.config_path.is_file()
@@ -100,18 +104,22 @@ class Run:
 
     def latest(self) -> Path:
         """The newest checkpoint's folder. Raises RunError if there is none."""
+        return self.named("latest")
+
+    def named(self, pointer: str) -> Path:
+        """The folder of the checkpoint that RUN/latest or RUN/best names. Raises RunError if there is none."""
         try:
-            name = (self.path / "latest").read_text(encoding="utf-8").strip()
+            name = (self.path / pointer).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             raise RunError(f"{self.path}: no checkpoint (not a run, or it was stopped before its first)") from None
         checkpoint = self.path / "checkpoints" / name
         if not (checkpoint / "model.safetensors").is_file():
-            raise RunError(f"{checkpoint}: named by {self.path / 'latest'}, but it holds no model.safetensors")
+            raise RunError(f"{checkpoint}: named by {self.path / pointer}, but it holds no model.safetensors")
         return checkpoint
 
     def save(self, kimg: float, config: RunConfig, product: dict[str, Tensor], training: "TrainingState") -> Path:
         """Write a checkpoint and make it the latest; the one before keeps its product only."""
-        folder = self.path / "checkpoints" / checkpoint_name(kimg)
+        folder = self.checkpoint(kimg)
         with files.atomic_folder(folder) as temporary:
             save_model(temporary / "model.safetensors", product, config, kimg)
             _save_tensors(temporary / "training.safetensors", training.tensors, {})
@@ -122,6 +130,21 @@ class Run:
             if older.parent != folder:
                 older.unlink()  # as large as three models; only the newest can be resumed from
         return folder
+
+    def checkpoint(self, kimg: float) -> Path:
+        """The folder of the checkpoint at so many images, which need not be there."""
+        return self.path / "checkpoints" / checkpoint_name(kimg)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The evaluations so far; a line that a kill cut short is left out."""
+        return read_lines(self.metrics_path)
+
+    def add_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Append evaluations."""
+        path = self.metrics_path
+        cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" * cut + "".join(json.dumps(record) + "\n" for record in records))
 
     def load_training(self) -> "TrainingState":
         checkpoint = self.latest()
@@ -141,6 +164,19 @@ class TrainingState:
     tensors: dict[str, Tensor]
     counters: dict[str, Any]
     product: dict[str, Tensor]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; lines that are none are left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            found.append(record)
+    return found
 
 
 def checkpoint_name(kimg: float) -> str:

@@ -1,6 +1,7 @@
 """Several processes, as `torchrun` starts them: who am I, sum over all, leave."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 
@@ -23,6 +24,19 @@ def share(batch: int, micro_batch: int | str | None) -> int:
     if batch % (world_size() * parts):
         raise ValueError(f"batch: {batch} is not divisible by {world_size()} processes x micro-batch {parts}")
     return batch // world_size()
+
+
+def shares(num: int, batch: int, first: int = 0) -> Iterator[range]:
+    """This process's part of each batch of things number `first` .. num - 1, at most `batch` of them in every process.
+
+    Parts are equal in all processes, as gathering needs, and may go beyond num: what `gather` makes of them is to be
+    cut there.
+    """
+    while first < num:
+        part = min(batch, math.ceil((num - first) / world_size()))
+        start = first + rank() * part
+        yield range(start, start + part)
+        first += part * world_size()
 
 
 def local_device(device: str) -> torch.device:
@@ -61,14 +75,26 @@ def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
 def reduce(values: Tensor, op: str) -> Tensor:
     """`values` combined over the processes; op is "sum", "min" or "max"."""
     if world_size() > 1:
+        values = _sendable(values)
         dist.all_reduce(values, getattr(dist.ReduceOp, op.upper()))
     return values
+
+
+def least(number: int | bool) -> int:
+    """The least of the processes' numbers."""
+    return int(reduce(torch.tensor(int(number)), "min"))
+
+
+def _sendable(values: Tensor) -> Tensor:
+    """On a device from which the group's backend sends."""
+    return values.cuda() if dist.get_backend() == "nccl" else values
 
 
 def gather(values: Tensor) -> Tensor:
     """Every process's `values`, equal in shape, one after another along the first dimension."""
     if world_size() == 1:
         return values
+    values = _sendable(values)
     parts = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(parts, values.contiguous())
     return torch.cat(parts)

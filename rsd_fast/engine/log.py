@@ -14,6 +14,10 @@ from tqdm import tqdm
 from rsd_fast import files
 
 from . import distributed
+from .checkpoint import read_lines
+from .publish import Publisher
+
+SIGMA_EDGES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 80.0)  # of bands of noise levels; what is beyond is of the last one
 
 
 class Statistics:
@@ -22,6 +26,7 @@ class Statistics:
     def __init__(self) -> None:
         self.moments: dict[str, Tensor] = {}  # [2]: count, sum
         self.extremes: dict[str, Tensor] = {}  # [2]: -least, greatest
+        self.bands: dict[str, Tensor] = {}  # [2, bands]: count, sum
 
     @torch.no_grad()
     def add(self, name: str, values: Tensor) -> None:
@@ -35,6 +40,24 @@ class Statistics:
         else:
             self.moments[name], self.extremes[name] = moments, extremes
 
+    @torch.no_grad()
+    def add_by_sigma(self, name: str, values: Tensor, sigma: Tensor) -> None:
+        """values and their noise levels, both [B]."""
+        levels = sigma.detach().flatten()[:, None]
+        above = torch.stack([levels >= edge for edge in SIGMA_EDGES[1:-1]], 1).sum(1)  # [B, 1]
+        band = (above == torch.arange(len(SIGMA_EDGES) - 1, device=above.device)).to(torch.float64)
+        sums = torch.stack([band.sum(0), values.detach().to(torch.float64).flatten() @ band])
+        self.bands[name] = self.bands[name] + sums if name in self.bands else sums
+
+    def by_sigma(self) -> dict[str, Any]:
+        """{"edges": of the bands, name: means in them, None where no value fell}, over all processes; starts anew."""
+        result: dict[str, Any] = {"edges": list(SIGMA_EDGES)} if self.bands else {}
+        for name in sorted(self.bands):
+            counts, totals = distributed.reduce(self.bands[name], "sum").tolist()
+            result[name] = [total / count if count else None for count, total in zip(counts, totals, strict=True)]
+        self.bands = {}
+        return result
+
     def summary(self) -> dict[str, tuple[float, float, float]]:
         """{name: (mean, least, greatest)} over all processes; starts anew."""
         result = {}
@@ -47,10 +70,15 @@ class Statistics:
 
 
 class Log:
-    """Appends an object a tick to log.jsonl and shows it; silent on every process but the first."""
+    """Appends an object a tick to log.jsonl, shows and publishes it; silent on every process but the first.
 
-    def __init__(self, path: Path, *, total_kimg: float, kimg: float, title: str):
-        self.path = path
+    shown: names of what the progress line has of it.
+    """
+
+    def __init__(
+        self, path: Path, *, total_kimg: float, kimg: float, title: str, shown: tuple[str, ...], publisher: Publisher
+    ):
+        self.path, self.shown, self.publisher = path, shown, publisher
         self.active = distributed.rank() == 0
         terminal = self.active and sys.stderr.isatty()
         self.title = title
@@ -80,8 +108,8 @@ class Log:
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        losses = {key: value for key, value in record.items() if key.endswith("_loss")}
-        shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in losses.items())
+        self.publisher.scalars(record, record["kimg"])
+        shown = ", ".join(f"{key.replace('_', ' ')} {record[key]:.4g}" for key in self.shown)
         rate = f"{record['images_per_sec']:.4g} images/s"
         if self.bar.disable:
             print(
@@ -95,6 +123,7 @@ class Log:
 
     def close(self) -> None:
         self.bar.close()
+        self.publisher.close()
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -108,12 +137,5 @@ def _drop_after(path: Path, kimg: float) -> None:
     """Drop the records after `kimg`: a resumed run writes them again."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the line a kill cut short
-            continue
-        if record["kimg"] <= kimg:
-            kept.append(line + "\n")
+    kept = [json.dumps(record) + "\n" for record in read_lines(path) if record["kimg"] <= kimg]
     files.write_text(path, "".join(kept))

@@ -8,11 +8,14 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rsd_fast import config as configs
+from rsd_fast import files
 from rsd_fast.config import RunConfig
 from rsd_fast.corruptions import Observation
 from rsd_fast.graphs import on_stream
@@ -24,11 +27,17 @@ from .checkpoint import Run, RunError, TrainingState, load_into
 from .ema import Ema
 from .log import Log, Statistics, peak_memory_gb
 from .memory import largest_micro_batch
+from .publish import Publisher
+from .selection import Selection
 from .signals import StopSignal
 from .step import PhaseStep
 
 # Observations and labels of the images at positions of the training order; and what will probably be asked for next.
 DataSource = Callable[[range, range], tuple[Observation, Tensor]]
+# Metrics of a checkpoint's folder, as metrics.jsonl has them; the first is the one that chooses, lower being better.
+Evaluate = Callable[[Path], list[dict[str, Any]]]
+
+BY_SIGMA = ("loss", "fisher", "teacher_loss", "fake_loss")  # statistics that are kept apart by noise level
 
 
 class NonFiniteLoss(Exception):
@@ -42,7 +51,8 @@ class Interrupted(Exception):
 class Trainer:
     """Trains a method's phases until `training.kimg` thousand images have been seen.
 
-    data: for methods that read observations. state: of the checkpoint to resume from.
+    data: for methods that read observations. state: of the checkpoint to resume from. evaluate: of checkpoints, every
+    `monitoring.eval_kimg`, in every process.
     """
 
     def __init__(
@@ -53,9 +63,11 @@ class Trainer:
         *,
         data: DataSource | None = None,
         state: TrainingState | None = None,
+        evaluate: Evaluate | None = None,
     ):
         self.method, self.config, self.run, self.data = method, config, run, data
         self.training = t = config.training
+        self.evaluate, self.monitoring = evaluate, config.monitoring
         self.device = next(method.product().parameters()).device
         self.images_seen = 0
         self.seconds = 0.0  # spent on training, over all sittings
@@ -92,42 +104,81 @@ class Trainer:
 
         moments = sum(2 * p.nbytes for step in self.steps if not step.optimizer.state for p in step.parameters)
         found = largest_micro_batch(attempt, self.share, self.device, reserve=moments)
-        return int(distributed.reduce(torch.tensor(found, device=self.device), "min"))
+        return distributed.least(found)
 
     @property
     def kimg(self) -> float:
         return self.images_seen / 1000
 
     def run_to_end(self) -> None:
-        """Train, log and save. Raises NonFiniteLoss, and Interrupted after saving on SIGINT or SIGTERM."""
-        t = self.training
+        """Train, log, save and evaluate. Raises NonFiniteLoss, and Interrupted after saving on SIGINT or SIGTERM."""
+        t, m = self.training, self.monitoring
         total_images = math.ceil(t.kimg * 1000 / t.batch) * t.batch
-        log = Log(self.run.log_path, total_kimg=total_images / 1000, kimg=self.kimg, title=self.config.kind)
+        publisher = Publisher(
+            self.run.path, tensorboard=m.tensorboard, project=m.wandb, config=configs.to_json(self.config)
+        )
+        shown = tuple(f"{phase.name}_loss" for phase in self.method.phases)
+        log = Log(
+            self.run.log_path,
+            total_kimg=total_images / 1000,
+            kimg=self.kimg,
+            title=self.config.kind,
+            shown=shown,
+            publisher=publisher,
+        )
         with contextlib.closing(log), self.stop:
             if not self.resumed:
-                self.snapshot()
+                self.snapshot(log)
             log.say(self.cost())
+            interrupted = False
+            done = self.evaluated(log, finished=self.images_seen >= total_images)
             tick_start, tick_images = time.perf_counter(), self.images_seen
-            done = stopped = False
             while self.images_seen < total_images and not done:
                 self.step()
                 log.advance(self.kimg)
                 finished = self.images_seen >= total_images
-                tick = finished or self.passed(t.snapshot_kimg) or self.passed(t.log_kimg)
-                stopped = self.stop_agreed(tick)
-                done = finished or stopped
-                if not (tick or done):
+                tick = finished or any(map(self.passed, (t.snapshot_kimg, t.log_kimg, m.eval_kimg)))
+                interrupted = self.stop_agreed(tick)
+                if not (tick or interrupted):
                     continue
                 self.check_finite()
                 elapsed = time.perf_counter() - tick_start
                 self.seconds += elapsed
                 log.tick(self.record((self.images_seen - tick_images) / elapsed))
-                if done or self.passed(t.snapshot_kimg):
-                    self.snapshot()
+                if finished or interrupted or self.passed(t.snapshot_kimg) or self.passed(m.eval_kimg):
+                    self.snapshot(log)
+                done = finished or interrupted
+                if not interrupted:
+                    done = self.evaluated(log, finished) or done
                 tick_start, tick_images = time.perf_counter(), self.images_seen
-        if stopped:
+        if interrupted:
             name = self.stop.name or "another process was stopped"
             raise Interrupted(f"{name}: {self.run.path} is saved at {self.kimg:g} kimg; go on with --resume")
+
+    def evaluated(self, log: Log, finished: bool) -> bool:
+        """Evaluate the newest checkpoint where that is due, and name the best one; is the run's patience exhausted?
+
+        What was evaluated before is in metrics.jsonl, so that a resumed run decides as one that was never interrupted.
+        """
+        m, folder = self.monitoring, self.run.checkpoint(round(self.kimg, 3))
+        if self.evaluate is None:
+            return False
+        due = finished or not self.images_seen or self.passed(m.eval_kimg)
+        history = Selection(self.run.metrics(), m, self.training.seed)
+        if due and folder.name not in history.names:
+            found = self.evaluate(folder)
+            if distributed.rank() == 0:
+                self.run.add_metrics(found)
+                scalars = {each["metric"]: each["value"] for each in found}
+                log.publisher.scalars(scalars, self.kimg)
+            distributed.barrier()
+            history = Selection(self.run.metrics(), m, self.training.seed)
+            if distributed.rank() == 0 and history.best is not None:
+                files.write_text(self.run.path / "best", history.best + "\n")
+            log.say(history.report(found))
+        if history.exhausted and not finished:
+            log.say(f"no evaluation after {history.best} was better, {history.since_best} in a row: stopped")
+        return history.exhausted
 
     def cost(self) -> str:
         """What a step is made of, in words."""
@@ -137,7 +188,9 @@ class Trainer:
         return f"{self.training.batch} images a step{parts}, each {sum(evaluations.values())} network passes ({apart})"
 
     def passed(self, interval_kimg: float) -> bool:
-        """Did the last step reach a multiple of the interval? The same at every sitting."""
+        """Did the last step reach a multiple of the interval, if there is one? The same at every sitting."""
+        if not interval_kimg:
+            return False
         before = self.images_seen - self.training.batch
         return self.images_seen // (interval_kimg * 1000) > before // (interval_kimg * 1000)
 
@@ -149,8 +202,11 @@ class Trainer:
         with on_stream(self.stream):
             for number, step in enumerate(self.steps, start=1):
                 name = step.phase.name
-                for statistic, values in step.gradients(self.batches(start, number)).items():
+                found = step.gradients(self.batches(start, number))
+                for statistic, values in found.items():
                     self.statistics.add(f"{name}_{statistic}", values)
+                    if statistic in BY_SIGMA:
+                        self.statistics.add_by_sigma(f"{name}_{statistic}", values, found["sigma"])
                     if statistic == "loss":
                         self.finite &= torch.isfinite(values).all()
                 distributed.sum_gradients(step.parameters)
@@ -204,18 +260,21 @@ class Trainer:
             record[name] = mean
             if name.endswith("_sigma"):
                 record[name + "_min"], record[name + "_max"] = least, greatest
+        record["by_sigma"] = self.statistics.by_sigma()
         record["lr"] = float(self.steps[-1].optimizer.param_groups[0]["lr"])
         record["images_per_sec"] = images_per_sec
         record["seconds"] = self.seconds
         record["peak_memory_gb"] = peak_memory_gb(self.device)
         return record
 
-    def snapshot(self) -> None:
+    def snapshot(self, log: Log) -> None:
         """A checkpoint and a sample grid, written by the first process."""
         if distributed.rank() == 0:
             kimg = round(self.kimg, 3)
             folder = self.run.save(kimg, self.config, self.method.product().state_dict(), self.capture())
-            save_grid(self.method.preview(), self.run.samples / f"{folder.name}.png")
+            grid = self.run.samples / f"{folder.name}.png"
+            save_grid(self.method.preview(), grid)
+            log.publisher.picture(grid, self.kimg)
         distributed.barrier()
 
     def capture(self) -> TrainingState:

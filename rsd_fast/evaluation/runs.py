@@ -1,24 +1,67 @@
 """Evaluating what a path names: a run, whose samples are drawn, or images already there."""
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from rsd_fast import corruptions
-from rsd_fast.config import Observations
+from rsd_fast.config import Observations, RunConfig
 from rsd_fast.corruptions import DrawnCorruption, NoiseLevels
-from rsd_fast.data import ObservedDataset, open_source
+from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.engine import Run, distributed
+from rsd_fast.engine.checkpoint import POINTERS
 from rsd_fast.hub.fetch import means_id
 from rsd_fast.loading import Sampler
-from rsd_fast.train import noise_levels, open_observations
+from rsd_fast.observations import noise_levels, open_observations
 
-from .metrics import METRICS, Evaluation, Reference, evaluate, in_batches
+from . import cache
+from .images import ImageSet, Stopwatch
+from .metrics import METRICS, NETWORK, PAIRS, PROXIMAL, Evaluation, Evaluator, Observe, Statistics, check, family
+from .pairs import evaluate_pairs
 
 PROXIMAL_SEED = 0x5851F42D4C957F2D  # added to the seed: masks, levels and noise apart from the data's own
+INCEPTION = "inception-v3-compat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowObserved:
+    """How observations at a path came about, where that path is not a run's own data."""
+
+    observations: str | None = None
+    corruption: str | None = None
+    sigma_obs: float | None = None
+    simulate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowSampled:
+    """How a run's samples are drawn."""
+
+    steps: int = 18
+    truncate: bool = False
+    precision: str = "fp32"
+    compile: bool = False
+    cuda_graphs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowCompared:
+    """Features, their weights' file, images at a time, and what is shown and kept."""
+
+    features: str | None = None  # None: Inception's
+    features_weights: str | None = None
+    batch: int = 256
+    cache: bool = True
+    progress: bool = False
+    watch: Stopwatch | None = None
+
+
+OBSERVED, SAMPLED, COMPARED = HowObserved(), HowSampled(), HowCompared()  # the defaults
 
 
 def evaluate_path(
@@ -26,106 +69,234 @@ def evaluate_path(
     path: str,
     *,
     reference: str | None = None,
-    observations: str | None = None,
-    corruption: str | None = None,
-    sigma_obs: float | None = None,
-    simulate: bool = False,
     num: int | None = None,
-    steps: int = 18,
-    truncate: bool = False,
-    batch: int = 256,
     seed: int = 0,
     device: str = "cpu",
-    precision: str = "fp32",
-    compile: bool = False,
-    cuda_graphs: bool = False,
+    observed: HowObserved = OBSERVED,
+    sampled: HowSampled = SAMPLED,
+    compared: HowCompared = COMPARED,
 ) -> list[Evaluation]:
-    """The named metrics of `path`; a run's are also appended to its metrics.jsonl.
+    """The named metrics of `path`; a run's checkpoint's are also appended to its metrics.jsonl.
 
-    path: a run, checkpoint folder or model file, or a source of images. reference: clean images; where only proximal
-    metrics are asked for, what a run's --data was. observations: real observations, by default those the run was
-    trained on; with simulate, clean images still to be corrupted. corruption, sigma_obs: how they came about, for a
-    path that is no run. num: samples, by default as many as there are reference images.
-    Raises ValueError, also for options that do not apply, DataError or RunError.
+    path: a run, RUN/best, checkpoint folder or model file, or a source of images. reference: clean images, or an npz of
+    their features' published `mu` and `sigma`; where only proximal metrics are asked for, what a run's --data was.
+    num: samples, by default as many as there are reference images. Raises ValueError, also for options that do not
+    apply, DataError or RunError.
     """
-    if not metrics:
-        raise ValueError(f"metrics: none given; known: {', '.join(METRICS)}")
-    for metric in metrics:
-        if metric not in METRICS:
-            raise ValueError(f"metrics: unknown metric '{metric}'; known: {', '.join(METRICS)}")
-    proximal = [metric for metric in metrics if metric.startswith("proximal-")]
-    if len(proximal) < len(metrics) and reference is None:
-        raise ValueError("reference: the metric compares with clean images; say which")
-    how = {"corruption": corruption, "sigma_obs": sigma_obs, "simulate": simulate or None, "observations": observations}
-    for name, value in how.items():
-        if value is not None and not proximal:
-            raise ValueError(f"{name}: applies to proximal metrics, and none is asked for")
+    refuse_options(metrics, path, reference, observed, compared)
+    proximal = [metric for metric in metrics if metric.startswith(PROXIMAL)]
     sampler = None
     if is_run(path):
-        sampler = Sampler(
-            path,
-            device,
-            steps=steps,
-            truncate=truncate,
-            precision=precision,
-            compile=compile,
-            cuda_graphs=cuda_graphs,
-        )
-        if corruption is not None or sigma_obs is not None:
-            name = "corruption" if corruption is not None else "sigma_obs"
+        sampler = Sampler(path, device, **asdict(sampled))
+        if observed.corruption is not None or observed.sigma_obs is not None:
+            name = "corruption" if observed.corruption is not None else "sigma_obs"
             raise ValueError(f"{name}: {path} is a run, and says itself how its observations came about")
-    elif truncate:
+    elif sampled.truncate:
         raise ValueError(f"truncate: {path} is no run, but a set of images")
-    if proximal == metrics and observations is None and reference is not None:
-        observations = reference
-        simulate = simulate or (sampler is not None and sampler.config.observations.simulate)
-    if simulate and observations is None:
+    if proximal == metrics and observed.observations is None and reference is not None:
+        simulate = observed.simulate or (sampler is not None and sampler.config.observations.simulate)
+        observed = replace(observed, observations=reference, simulate=simulate)
+    if observed.simulate and observed.observations is None:
         raise ValueError("simulate: applies to --observations, and none are given")
 
-    references: dict[str, Reference] = {}
-    count = 0
-    if proximal:
-        config = sampler.config.observations if sampler is not None else None
-        data = _observations(config, observations, corruption, sigma_obs, simulate, seed)
-        count = len(data)
-        references["observed"] = Reference(name=data.source.name, batches=in_batches(count, data.pictures))
-    if len(proximal) < len(metrics):
-        clean = open_source(str(reference))
-        count = len(clean)
-        read: Callable[[Tensor], Tensor] = clean.tensor
-        if clean.kspace:
-            if sampler is None:
-                raise ValueError(f"reference: {reference} is k-space; only a run says how to make images of it")
-            operator = corruptions.parse(sampler.config.observations.corruption)
-            read = ObservedDataset(clean, corruption=operator, sigma_obs=0.0, seed=seed, simulate=False).pictures
-        references["clean"] = Reference(name=clean.name, batches=in_batches(count, read))
-
-    samples: Iterator[Tensor]
+    config = None if sampler is None else sampler.config
+    data = open_data(config, observed, seed) if proximal else None
+    clean = open_clean(str(reference), config, seed) if len(proximal) < len(metrics) and reference else None
+    seen = None if data is None else pictures_of(data)
+    if num is None:
+        num = clean.count if isinstance(clean, ImageSet) else seen.count if seen is not None else None
     if sampler is not None:
-        num = num or count
-        samples = sampler.batches(num, seed, batch)
+        if num is None:
+            raise ValueError("num: say how many samples; the reference has no number of images")
+        samples = samples_of(sampler, num, seed, compared.batch, sampled)
     else:
         images = open_source(path)
-        samples = in_batches(min(num or count, len(images)), images.tensor)
+        samples = ImageSet(
+            name=images.name,
+            count=min(num or len(images), len(images)),
+            read=images.tensor,
+            digest=array_digest(images),
+        )
+    if not compared.cache:
+        clean, seen, samples = (_unkept(images) for images in (clean, seen, samples))
+
+    pairs = [metric for metric in metrics if metric in PAIRS]
+    if pairs:
+        if sampler is not None:
+            raise ValueError(f"{pairs[0]}: of images and the truth of each; what a run makes has none")
+        assert isinstance(clean, ImageSet)
+        results = evaluate_pairs(
+            pairs,
+            samples,
+            replace(clean, count=min(num or clean.count, clean.count)),
+            device=device,
+            batch=compared.batch,
+            progress=compared.progress,
+            watch=compared.watch,
+        )
+    else:
+        evaluator = Evaluator(
+            metrics,
+            clean=clean,
+            observed=seen,
+            observe=None if data is None else observe_as(data, config, seed),
+            features=features_of(metrics, compared, device),
+            batch=compared.batch,
+            progress=compared.progress,
+        )
+        results = evaluator(samples, compared.watch)
+    if sampler is not None:
+        results = [of_model(result, sampler, seed) for result in results]
+        run = Run.of(sampler.file)
+        if run is not None and distributed.rank() == 0:
+            run.add_metrics([asdict(result) for result in results])
+    return results
+
+
+def refuse_options(
+    metrics: list[str], path: str, reference: str | None, observed: HowObserved, compared: HowCompared
+) -> None:
+    """ValueError for metrics and options that do not go together."""
+    if not metrics:
+        raise ValueError(f"metrics: none given; known: {', '.join((*METRICS, *PAIRS))}")
+    for metric in metrics:
+        check(metric, (*METRICS, *PAIRS))
+    pairs = [metric for metric in metrics if metric in PAIRS]
+    if pairs and len(pairs) < len(metrics):
+        raise ValueError(f"metrics: {pairs[0]} compares pairs of images, others sets of them; evaluate one at a time")
+    clean = [metric for metric in metrics if not metric.startswith(PROXIMAL) and metric != "is"]
+    if clean and reference is None:
+        raise ValueError(f"reference: {clean[0]} compares with clean images; say which")
+    if not any(metric.startswith(PROXIMAL) for metric in metrics):
+        for name, value in asdict(observed).items():
+            if value:
+                raise ValueError(f"{name}: applies to proximal metrics, and none is asked for")
+    if not any(map(needs_features, metrics)):
+        for name in ("features", "features_weights"):
+            if getattr(compared, name) is not None:
+                raise ValueError(f"{name}: applies to {', '.join(NETWORK)}, and none is asked for")
+
+
+def needs_features(metric: str) -> bool:
+    return family(metric) in NETWORK
+
+
+def features_of(metrics: list[str], compared: HowCompared, device: str) -> Any:
+    """The `Features` of metrics, if any needs some."""
+    wanted = list(dict.fromkeys(family(metric) for metric in metrics if needs_features(metric)))
+    if not wanted:
+        return None
+    try:
+        from .features import Features
+    except ModuleNotFoundError as error:
+        raise ValueError(f"metrics: {wanted[0]} needs {error.name}; pip install 'rsd-fast[metrics]'") from None
+    return Features(
+        compared.features or INCEPTION,
+        wanted,
+        weights=compared.features_weights,
+        device=distributed.local_device(device),
+    )
+
+
+def samples_of(sampler: Sampler, num: int, seed: int, batch: int, how: HowSampled) -> ImageSet:
+    """What a model makes."""
+    model = cache.file_digest(sampler.file)
+    return ImageSet(
+        name=str(sampler.file),
+        count=num,
+        read=sampler.reader(seed, batch),
+        # The batch, the processes and the device matter to rounding alone, but to that they do.
+        digest=cache.key(
+            model=model,
+            seed=seed,
+            batch=batch,
+            processes=distributed.world_size(),
+            device=sampler.device.type,
+            **asdict(how),
+        ),
+        index_device=sampler.device,
+    )
+
+
+def of_model(result: Evaluation, sampler: Sampler, seed: int) -> Evaluation:
+    """With what is to be said of the model."""
+    return replace(
+        result,
+        seed=seed,
+        kimg=sampler.kimg,
+        checkpoint=sampler.file.parent.name,
+        model_hash=cache.file_digest(sampler.file),
+    )
+
+
+def array_digest(source: ImageArray) -> str:
+    return cache.digest(source.images, source.mask, source.sigma, source.maps)
+
+
+def pictures_of(data: ObservedDataset) -> ImageSet:
+    """Observations as images to look at."""
+    levels = data.levels
+    digest = cache.key(
+        source=array_digest(data.source),
+        corruption=data.corruption.spec,
+        levels=[levels.highest, levels.lowest, levels.clean_share],
+        seed=data.seed,
+        simulate=data.simulate,
+    )
+    return ImageSet(name=data.source.name, count=len(data), read=data.pictures, digest=digest)
+
+
+def observe_as(data: ObservedDataset, config: RunConfig | None, seed: int) -> Observe:
+    """Observations of samples as the data came about, as images; other noise, masks and levels than the data's."""
+    operator = data.corruption.pooled() if isinstance(data.corruption, DrawnCorruption) else data.corruption
+    if config is not None and config.kind == "pretrain" and not config.objective.conditional:
+        operator = corruptions.Identity()  # such a teacher makes A x already
+    own, levels = (seed + PROXIMAL_SEED) % 2**64, replace(data.levels, pool=True)
 
     def observe(images: Tensor, index: Tensor) -> Tensor:
-        operator = data.corruption.pooled() if isinstance(data.corruption, DrawnCorruption) else data.corruption
-        if sampler is not None and not sampler.one_step and not sampler.config.objective.conditional:
-            operator = corruptions.Identity()  # such a teacher makes A x already
-        own = (seed + PROXIMAL_SEED) % 2**64
-        levels = replace(data.levels, pool=True).of(index, own)
-        seen = corruptions.observation(operator, images, index=index, sigma_obs=levels, seed=own)
+        seen = corruptions.observation(operator, images, index=index, sigma_obs=levels.of(index, own), seed=own)
         return operator.picture(seen.y, seen.draw)
 
-    results = evaluate(metrics, samples, observe=observe, **references)
-    if sampler is not None:
-        checkpoint = sampler.file.parent.name
-        results = [replace(result, seed=seed, kimg=sampler.kimg, checkpoint=checkpoint) for result in results]
-        run = Run(Path(path))
-        if run.exists() and distributed.rank() == 0:
-            with run.metrics_path.open("a", encoding="utf-8") as log:
-                log.writelines(json.dumps(asdict(result)) + "\n" for result in results)
-    return results
+    return observe
+
+
+def open_clean(reference: str, config: RunConfig | None, seed: int) -> ImageSet | Statistics:
+    """Clean images, or published statistics of their features."""
+    statistics = read_statistics(reference)
+    if statistics is not None:
+        return statistics
+    clean = open_source(reference)
+    read: Callable[[Tensor], Tensor] = clean.tensor
+    digest = array_digest(clean)
+    if clean.kspace:
+        if config is None:
+            raise ValueError(f"reference: {reference} is k-space; only a run says how to make images of it")
+        operator = corruptions.parse(config.observations.corruption)
+        data = ObservedDataset(clean, corruption=operator, sigma_obs=0.0, seed=seed, simulate=False)
+        read, digest = data.pictures, cache.key(source=digest, corruption=operator.spec)
+    return ImageSet(name=clean.name, count=len(clean), read=read, digest=digest)
+
+
+def read_statistics(path: str) -> Statistics | None:
+    """Of an npz with `mu` and `sigma`; None for anything else. Raises DataError where they do not fit."""
+    if not path.endswith(".npz") or not zipfile.is_zipfile(path):
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if "images" in arrays or not {"mu", "sigma"} <= set(arrays.files):
+                return None
+            mean, covariance = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: {error}") from None
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise DataError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)} are no mean and covariance")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise DataError(f"{path}: mu or sigma holds NaN or infinity")
+    return Statistics(name=Path(path).stem, mean=mean, covariance=covariance, digest=cache.file_digest(path))
+
+
+def _unkept(images: Any) -> Any:
+    return replace(images, digest=None) if isinstance(images, ImageSet) else images
 
 
 def is_run(path: str) -> bool:
@@ -133,34 +304,32 @@ def is_run(path: str) -> bool:
     folder = Path(path)
     if not folder.exists() and means_id(path):
         return True
+    if folder.is_file() and folder.name in POINTERS:
+        return True
     return folder.suffix == ".safetensors" or any((folder / n).is_file() for n in ("config.json", "model.safetensors"))
 
 
-def _observations(
-    run: Observations | None,
-    source: str | None,
-    corruption: str | None,
-    sigma_obs: float | None,
-    simulate: bool,
-    seed: int,
-) -> ObservedDataset:
-    """The real observations to compare with: the run's, or those of `source`."""
+def open_data(config: RunConfig | None, how: HowObserved, seed: int) -> ObservedDataset:
+    """The real observations to compare with: the run's, or those of `how`."""
+    source = how.observations
+    run: Observations | None = None if config is None else config.observations
     if run is not None and source is None:
         return open_observations(run)
     if source is None:
         raise ValueError("observations: a proximal metric compares with real observations; say which")
+    simulate, corruption = how.simulate, how.corruption
     levels: float | NoiseLevels
     if run is not None:
         simulate, seed, corruption = simulate or run.simulate, run.seed, run.corruption
         images = open_source(source, observations=not simulate, sigma_obs_max=run.sigma_obs)
         levels = noise_levels(run, images)
     else:
-        if corruption is None or sigma_obs is None:
+        if corruption is None or how.sigma_obs is None:
             raise ValueError("observations: say how they came about, with --corruption and --sigma-obs")
-        images = open_source(source, observations=not simulate, sigma_obs_max=sigma_obs)
+        images = open_source(source, observations=not simulate, sigma_obs_max=how.sigma_obs)
         if images.sigma is not None:
             raise ValueError(f"observations: {source} holds sigma_obs of each image; evaluate a run, which knows of it")
-        levels = sigma_obs
+        levels = how.sigma_obs
     return ObservedDataset(
         images, corruption=corruptions.parse(corruption), sigma_obs=levels, seed=seed, simulate=simulate
     )

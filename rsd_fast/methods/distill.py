@@ -132,7 +132,8 @@ class DistillMethod:
         )
         with torch.set_grad_enabled(loss == "sid"):
             F_teacher, F_fake = self.scores(noised, sigma, labels)
-        return self.difference(F_teacher, F_fake, noised, u, draw, sigma), {"sigma": sigma}
+        statistics = {"sigma": sigma, **self.signals(F_teacher, F_fake, noised, u, draw, sigma), **diversity(x)}
+        return self.difference(F_teacher, F_fake, noised, u, draw, sigma), statistics
 
     def scores(self, noised: Noised, sigma: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both networks' raw outputs; of SDS, which has no use for the fake score's, the teacher's twice."""
@@ -163,16 +164,48 @@ class DistillMethod:
         if c.loss == "sid" and not conditional:
             return ops.score_difference_loss(F_teacher, F_fake, noised.x_t, u, sigma, c.alpha, sigma_data)
         with torch.set_grad_enabled(c.loss == "sid"):
-            f, g = (self.teacher.denoise(F, noised.x_t, sigma, noised.view.condition) for F in (F_teacher, F_fake))
-            if isinstance(self.corruption, Fourier):
-                assert draw is not None
-                f, g = self.corruption.apply(f, draw), self.corruption.apply(g, draw)
-            d, r = (corruptions.observed(e, draw if conditional else None) for e in (f - g, f - u))
+            f, g = (self.estimate(F, noised, draw, sigma) for F in (F_teacher, F_fake))
+            d, r = (self.observed(e, draw) for e in (f - g, f - u))
         if c.loss == "sid":
             return losses.sid(d, r, c.alpha)
         if c.loss == "dmd":
             return losses.dmd(d, r, u)
         return losses.sds(r, u, edm.loss_weight(sigma, sigma_data))
+
+    def estimate(self, F: Tensor, noised: Noised, draw: Draw | None, sigma: Tensor) -> Tensor:
+        """The denoiser's estimate of the observation without noise, from its raw output."""
+        estimate = self.teacher.denoise(F, noised.x_t, sigma, noised.view.condition)
+        if not isinstance(self.corruption, Fourier):
+            return estimate
+        assert draw is not None
+        return self.corruption.apply(estimate, draw)
+
+    def observed(self, error: Tensor, draw: Draw | None) -> Tensor:
+        """An error where something was observed, 0 elsewhere."""
+        return corruptions.observed(error, draw if self.config.objective.conditional else None)
+
+    @torch.no_grad()
+    def signals(
+        self, F_teacher: Tensor, F_fake: Tensor, noised: Noised, u: Tensor, draw: Draw | None, sigma: Tensor
+    ) -> dict[str, Tensor]:
+        """How far the distillation has come, each [B], from what the loss has computed anyway.
+
+        fisher: ||f - g||^2 / (sigma^2 n), n pixels: sigma^2 / n times the integrand of the Fisher divergence between
+        the noised distributions of generator and teacher. teacher_loss, fake_loss: weight(sigma) ||f - u||^2 and
+        ||g - u||^2; where the fake score is up to date, the second is the lower by weight(sigma) ||f - g||^2.
+        """
+        f, u = self.estimate(F_teacher.detach(), noised, draw, sigma), u.detach()
+        weight = edm.loss_weight(sigma, self.teacher.sigma_data)
+
+        def squared(error: Tensor) -> Tensor:
+            return (self.observed(error, draw) ** 2).flatten(1).sum(1)
+
+        found = {"teacher_loss": weight * squared(f - u)}
+        if self.config.distillation.loss != "sds":  # which has no fake score
+            g = self.estimate(F_fake.detach(), noised, draw, sigma)
+            found["fake_loss"] = weight * squared(g - u)
+            found["fisher"] = squared(f - g) / sigma**2 / u[0].numel()
+        return found
 
     def draw_sigma(self, batch: Batch) -> Tensor:
         """[B] float32: a uniform place on the lower tmax/1000 of the sampler's grid."""
@@ -221,3 +254,9 @@ def generate(
     if view is None:
         return network(sigma_init * latents, sigma_init, labels)
     return network(view.image(view.measure(sigma_init * latents)), sigma_init, labels, condition=view.condition)
+
+
+@torch.no_grad()
+def diversity(x: Tensor) -> dict[str, Tensor]:
+    """{"diversity": [1]}, the standard deviation over images x [B, C, H, W], in the mean over pixels; {} for one."""
+    return {"diversity": x.detach().float().std(0).mean().reshape(1)} if len(x) > 1 else {}

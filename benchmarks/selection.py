@@ -1,0 +1,172 @@
+"""Does the proximal distance, which needs no clean image, choose the checkpoint that the clean one would?
+
+    python benchmarks/selection.py --out runs/selection [--rows noise-.2,mask] [--json FILE] [--plot FILE.png]
+
+Fashion-MNIST at 16x16, 60,000 images, of which training sees corrupted versions alone. Each row is a teacher and a
+distillation that keeps a checkpoint every 2,000 images; of each checkpoint the same samples are compared with clean
+images (what nobody has) and, corrupted, with the observations (what everybody has), by features of EfficientNet-lite0
+and by pixels. Printed: Spearman's rank correlation of the two over the checkpoints, and how much worse than the best
+checkpoint the one is that the proximal distance picks. What is done already is not done again.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from scipy.stats import spearmanr
+
+from rsd_fast import files
+from rsd_fast.data import open_source, write_npz
+from rsd_fast.evaluation import Evaluator, HowCompared, HowObserved, HowSampled
+from rsd_fast.evaluation.runs import features_of, observe_as, open_clean, open_data, pictures_of, samples_of
+from rsd_fast.loading import Sampler
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fashion_mnist import small_images
+from timing import machine
+
+SIZE, PRETRAIN_KIMG, SNAPSHOT_KIMG = 16, 60, 2
+NETWORK = "--preset small --model-channels 32 --channel-mult 1,2,2 --num-blocks 1 --attn-resolutions none"
+METRICS = ["fid", "proximal-fid", "pixel-fd", "proximal-pixel-fd"]
+FEATURES = "efficientnet-lite0"
+SPACES = {FEATURES: ("fid", "proximal-fid"), "pixels": ("pixel-fd", "proximal-pixel-fd")}  # clean, proximal
+ROWS = {  # title, corruption, sigma_obs, thousand images to distil
+    "noise-.2": ("noise 0.2", "identity", 0.2, 64),
+    "mask": ("60 % of the pixels missing", "random_mask:missing=0.6", 0.0, 64),
+    "blur-noise": ("blur, noise 0.1", "gaussian_blur:size=5,std=1", 0.1, 96),
+}
+
+
+def train(name: str, options: argparse.Namespace, data: Path) -> Path:
+    """The row's distillation, with all its checkpoints."""
+    _, corruption, sigma_obs, kimg = ROWS[name]
+    teacher, generator = options.out / name / "teacher", options.out / name / "generator"
+    commands = [
+        f"pretrain --data {shlex.quote(str(data))} --simulate --corruption {corruption} --sigma-obs {sigma_obs}"
+        f" {NETWORK} --kimg {PRETRAIN_KIMG * options.length:g} --out {shlex.quote(str(teacher))}",
+        f"distill --teacher {shlex.quote(str(teacher))} --kimg {kimg * options.length:g}"
+        f" --snapshot-kimg {SNAPSHOT_KIMG * options.length:g} --out {shlex.quote(str(generator))}",
+    ]
+    for command in commands:
+        arguments = [*shlex.split(command), "--resume-or-start", "--seed", str(options.seed)]
+        subprocess.run([sys.executable, "-m", "rsd_fast", *arguments], check=True)
+    return generator
+
+
+def measure(name: str, run: Path, options: argparse.Namespace, data: Path, done: list[dict]) -> list[dict]:
+    """All evaluations of a row's checkpoints; those in `done` are taken over."""
+    config = Sampler(run).config
+    compared = HowCompared(features=FEATURES, batch=500)
+    seen = open_data(config, HowObserved(), options.seed)
+    evaluator = Evaluator(
+        METRICS,
+        clean=open_clean(str(data), config, options.seed),
+        observed=pictures_of(seen),
+        observe=observe_as(seen, config, options.seed),
+        features=features_of(METRICS, compared, "cpu"),
+        batch=compared.batch,
+    )
+    how = HowSampled(precision=options.precision)
+    for folder in sorted((run / "checkpoints").iterdir()):
+        if any(found["row"] == name and found["checkpoint"] == folder.name for found in done):
+            continue
+        sampler = Sampler(folder, **asdict(how))
+        for result in evaluator(samples_of(sampler, options.num, options.seed, compared.batch, how)):
+            done.append({"row": name, **asdict(result), "kimg": sampler.kimg, "checkpoint": folder.name})
+        files.write_text(options.json, json.dumps({"machine": machine("cpu"), "evaluations": done}, indent=1) + "\n")
+        print(name, folder.name, *(f"{r['metric']} {r['value']:.4g}" for r in done[-len(METRICS) :]), flush=True)
+    return [found for found in done if found["row"] == name]
+
+
+def curves(found: list[dict], space: str) -> tuple[list[float], list[float], list[float]]:
+    """(thousand images, clean distance, proximal distance) of a row's checkpoints."""
+    kimg = sorted({each["kimg"] for each in found})
+    value = {(each["metric"], each["kimg"]): each["value"] for each in found}
+    clean, proximal = ([value[metric, k] for k in kimg] for metric in SPACES[space])
+    return kimg, clean, proximal
+
+
+def rank_correlation(clean: list[float], proximal: list[float]) -> float:
+    return round(float(spearmanr(clean, proximal).statistic), 4)
+
+
+def summary(found: list[dict], space: str) -> dict:
+    """Rank correlation, the checkpoint that is picked, and what picking it costs."""
+    kimg, clean, proximal = curves(found, space)
+    half = len(kimg) // 2
+    picked, best = proximal.index(min(proximal)), clean.index(min(clean))
+    return {
+        "features": space,
+        "checkpoints": len(kimg),
+        "spearman": rank_correlation(clean, proximal),
+        "spearman_second_half": rank_correlation(clean[half:], proximal[half:]),
+        "picked_kimg": kimg[picked],
+        "best_kimg": kimg[best],
+        "picked_over_best": round(clean[picked] / clean[best], 4),
+        "last_over_best": round(clean[-1] / clean[best], 4),
+    }
+
+
+def plot(rows: dict[str, list[dict]], path: Path) -> None:
+    """Both distances over the images seen, a column a row and a line of panels a space, and what each picks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4 * len(rows), 7), layout="constrained")
+    panels = figure.subplots(len(SPACES), len(rows), squeeze=False)
+    for line, space in zip(panels, reversed(SPACES), strict=True):
+        for axes, (name, found) in zip(line, rows.items(), strict=True):
+            kimg, clean, proximal = curves(found, space)
+            told = summary(found, space)
+            axes.semilogy(kimg, clean, "o-", ms=3, color="C0", label="clean (not to be had)")
+            axes.semilogy(kimg, proximal, "s-", ms=3, color="C1", label="proximal (no clean image)")
+            axes.axvline(told["best_kimg"], color="C0", ls=":", lw=1)
+            axes.axvline(told["picked_kimg"], color="C1", ls="--", lw=1)
+            above = 100 * (told["picked_over_best"] - 1)
+            axes.set_title(
+                f"{ROWS[name][0]}\nSpearman {told['spearman']:.2f}, pick {above:.1f} % above the best", fontsize=10
+            )
+            axes.grid(alpha=0.3)
+            if line is panels[-1]:
+                axes.set_xlabel("thousand images distilled")
+        line[0].set_ylabel(f"Frechet distance, {space}")
+    panels[0, 0].legend(fontsize=9)
+    with files.atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all")
+    parser.add_argument("--json", type=Path, help="evaluations, read and written  [OUT/selection.json]")
+    parser.add_argument("--plot", type=Path, help="picture  [OUT/selection.png]")
+    parser.add_argument("--length", type=float, default=1.0, help="of all training, times the rows' own  [1]")
+    parser.add_argument("--num", type=int, default=5000, help="samples of each checkpoint")
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of sampling")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.json = options.json or options.out / "selection.json"
+    options.plot = options.plot or options.out / "selection.png"
+    names = [name.strip() for name in options.rows.split(",")]
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        parser.error(f"--rows: unknown row '{unknown[0]}'; known: {', '.join(ROWS)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = options.out / f"fashion-mnist-{SIZE}.npz"
+    if not data.exists():
+        write_npz(data, small_images(SIZE))
+    assert len(open_source(data)) >= 10_000
+    done = json.loads(options.json.read_text())["evaluations"] if options.json.exists() else []
+    rows = {name: measure(name, train(name, options, data), options, data, done) for name in names}
+    for name, found in rows.items():
+        for space in SPACES:
+            print(name, json.dumps(summary(found, space)))
+    plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Which checkpoint is the best, and whether to go on: from the evaluations in a run's metrics.jsonl alone."""
+
+import math
+from typing import Any
+
+from rsd_fast.config import Monitoring
+
+
+class Selection:
+    """The evaluations of the metric that chooses, the first of `monitoring.eval_metrics`; lower is better.
+
+    records: of metrics.jsonl. Those of other features, numbers or seeds cannot be compared, and do not count.
+    """
+
+    def __init__(self, records: list[dict[str, Any]], monitoring: Monitoring, seed: int) -> None:
+        self.patience = monitoring.stop_patience
+        metric = monitoring.eval_metrics[0]
+        features = "pixels" if metric == "proximal-pixel-fd" else monitoring.eval_features
+        like = {"metric": metric, "features": features, "num": monitoring.eval_num, "seed": seed}.items()
+        alike = [record for record in records if like <= {k: record.get(k) for k, _ in like}.items()]
+        values = {record["checkpoint"]: record["value"] for record in alike}
+        self.names = sorted(values)  # by age
+        ranked = [name for name in self.names if math.isfinite(values[name])]
+        self.best = min(ranked, key=values.__getitem__) if ranked else None
+        self.best_value = values[self.best] if self.best is not None else math.nan
+
+    @property
+    def since_best(self) -> int:
+        """Evaluations after the best one."""
+        return len(self.names) - 1 - self.names.index(self.best) if self.best is not None else len(self.names)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.patience is not None and self.since_best >= self.patience
+
+    def report(self, found: list[dict[str, Any]]) -> str:
+        """A line for a person on new evaluations."""
+        parts = []
+        for each in found:
+            floor = "" if each["floor"] is None else f" (real ones: {each['floor']:.4g})"
+            parts.append(f"{each['metric']} {each['value']:.4g}{floor}")
+        checkpoint = found[0]["checkpoint"]
+        best = "the best so far" if checkpoint == self.best else f"the best is {self.best} with {self.best_value:.4g}"
+        return f"{checkpoint}: {', '.join(parts)}; {best}"

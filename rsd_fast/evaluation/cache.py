@@ -1,0 +1,106 @@
+"""What was computed of images once, on disk: features of references for ever, of samples until they are evaluated.
+
+The folder is that of RSD_FAST_CACHE, else rsd-fast in XDG_CACHE_HOME or ~/.cache. It may be deleted at any time.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from rsd_fast import files
+from rsd_fast.engine import distributed
+
+Tensors = dict[str, Tensor]
+
+
+def folder() -> Path:
+    own = os.environ.get("RSD_FAST_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsd-fast"
+
+
+def key(**what: Any) -> str:
+    """SHA-256 of all that decides a result, which JSON can hold."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def digest(*arrays: np.ndarray | None) -> str:
+    """SHA-256 of arrays: shape, dtype and contents."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode())
+        for part in () if array is None else (array[i : i + 1024] for i in range(0, len(array), 1024)):
+            found.update(np.ascontiguousarray(part).data)
+    return found.hexdigest()
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def load(path: Path) -> Tensors | None:
+    """None where there is no such file, or a broken one."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError):
+        return None
+
+
+def save(path: Path, tensors: Tensors) -> None:
+    """Where it cannot be written, a warning says so, and all goes on."""
+    try:
+        with files.atomic_file(path) as temporary:
+            safetensors.torch.save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"{path.parent}: features are not kept there ({error}); set RSD_FAST_CACHE", stacklevel=2)
+
+
+def remembered(name: str | None, compute: Callable[[], Tensors]) -> Tensors:
+    """What was saved under `name`, or compute(), saved then; None: computed, and not saved."""
+    if name is None:
+        return compute()
+    path = folder() / "references" / f"{name}.safetensors"
+    found = load(path)
+    if distributed.least(found is not None) and found is not None:  # all processes have it
+        return found
+    found = compute()
+    if distributed.rank() == 0:
+        save(path, found)
+        Partial(name).remove()
+    return found
+
+
+class Partial:
+    """Rows [n, ...] of some tensors, in blocks as they come, so that a killed process's are not computed again."""
+
+    def __init__(self, name: str) -> None:
+        self.folder = folder() / "unfinished" / name
+
+    def blocks(self) -> list[Tensors]:
+        """What is there from row 0 on without a gap."""
+        found: list[Tensors] = []
+        rows = 0
+        while (block := load(self.folder / f"{rows}.safetensors")) is not None:
+            found.append(block)
+            rows += len(next(iter(block.values())))
+        return found
+
+    def add(self, first: int, block: Tensors) -> None:
+        save(self.folder / f"{first}.safetensors", block)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)

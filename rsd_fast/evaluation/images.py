@@ -1,0 +1,148 @@
+"""Sets of images, and going through them once for everything that is computed of an image alone."""
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rsd_fast.engine import distributed
+
+from . import cache
+from .cache import Tensors
+
+BLOCK = 1024  # images, at least, whose rows are written to disk at once
+
+Read = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images by their number: read(index [B] int64) -> [B, C, H, W] in [-1, 1].
+
+    digest: of all that decides them; None: nothing of them is kept on disk. index_device: where `read` wants it.
+    """
+
+    name: str
+    count: int
+    read: Read
+    digest: str | None = None
+    index_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def of(cls, images: Tensor, name: str = "images") -> "ImageSet":
+        """Those of a tensor [N, C, H, W]."""
+        return cls(name=name, count=len(images), read=lambda index: images[index])
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage; stages of several threads overlap."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stage: str, since: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - since
+
+
+def collect(
+    images: ImageSet,
+    rows: Callable[[Tensor, Tensor], Tensors],
+    *,
+    batch: int = 256,
+    unfinished: str | None = None,
+    title: str | None = None,
+    watch: Stopwatch | None = None,
+) -> Tensors:
+    """rows(images [B, C, H, W], index [B]) -> {name: [B, ...]} of all images, on the CPU, in every process.
+
+    Each process takes its share of a batch, and a thread makes the next images while rows of these are computed.
+    unfinished: name under which finished blocks are kept on disk until all are there: a killed process's are taken up
+    again. title: of a progress bar, on a terminal. watch: gets the seconds of "images" and "features".
+    """
+    watch = watch or Stopwatch()
+    partial = cache.Partial(unfinished) if unfinished else None
+    found = partial.blocks() if partial else []
+    done = distributed.least(sum(map(_length, found)))
+    while sum(map(_length, found)) > done:  # another process has less
+        found.pop()
+    block: list[Tensors] = []
+    hidden = title is None or distributed.rank() != 0 or not sys.stderr.isatty()
+    with tqdm(total=images.count, initial=done, desc=title, unit="images", disable=hidden) as bar:
+        for index, some in _ahead(images, batch, done, watch):
+            start = time.perf_counter()
+            left = images.count - done
+            gathered = {name: distributed.gather(t)[:left].cpu() for name, t in rows(some, index).items()}
+            watch.add("features", start)
+            block.append(gathered)
+            done += _length(gathered)
+            bar.update(_length(gathered))
+            if partial is None or sum(map(_length, block)) >= BLOCK:
+                found.append(_joined(block))
+                if partial is not None and distributed.rank() == 0:
+                    partial.add(done - _length(found[-1]), found[-1])
+                block = []
+    return _joined([*found, *block])
+
+
+def _joined(blocks: list[Tensors]) -> Tensors:
+    return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]} if blocks else {}
+
+
+def _length(block: Tensors) -> int:
+    return len(next(iter(block.values())))
+
+
+def _ahead(images: ImageSet, batch: int, first: int, watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """(index, images) of this process's shares, read by a thread, one batch ahead; with CUDA on a stream of its own."""
+    coming: queue.Queue = queue.Queue(maxsize=1)
+    stopped = threading.Event()
+    cuda = images.index_device.type == "cuda"
+
+    def put(item: object) -> None:
+        while not stopped.is_set():
+            try:
+                return coming.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        stream = torch.cuda.Stream(images.index_device) if cuda else None
+        try:
+            with torch.no_grad(), torch.cuda.stream(stream):
+                for part in distributed.shares(images.count, batch, first):
+                    if stopped.is_set():
+                        return
+                    start = time.perf_counter()
+                    index = torch.arange(part.start, part.stop, device=images.index_device)
+                    # What a share has beyond the last image is dropped when all are gathered.
+                    some = images.read(index.clamp(max=images.count - 1))
+                    ready = torch.cuda.Event() if cuda else None
+                    if ready is not None:
+                        ready.record()
+                    watch.add("images", start)
+                    put((index, some, ready))
+            put(None)
+        except BaseException as error:  # is raised where it is waited for
+            put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := coming.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            index, some, ready = item
+            if ready is not None:
+                here = torch.cuda.current_stream(images.index_device)
+                here.wait_event(ready)
+                some.record_stream(here)
+            yield index, some
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,58 @@
+"""Evaluating the checkpoints of a run while it trains, without a clean image."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rsd_fast.config import Monitoring, RunConfig
+from rsd_fast.data import ObservedDataset
+from rsd_fast.engine import distributed
+from rsd_fast.loading import Sampler
+
+from .metrics import Evaluator
+from .runs import HowCompared, HowSampled, features_of, observe_as, of_model, pictures_of, samples_of
+
+BATCH = 256
+
+
+class CheckpointEvaluator:
+    """Proximal metrics of checkpoints against the observations that the run, or its teacher, was trained on.
+
+    The same numbers as `rsd-fast evaluate --run CHECKPOINT` with the metrics, features and number of samples of
+    `config.monitoring` gives, a teacher's samples being truncated where there is noise. Features of the observations
+    are computed once, and kept on disk. Raises ValueError for metrics that cannot be had.
+    """
+
+    def __init__(self, config: RunConfig, data: ObservedDataset) -> None:
+        self.config, m, t = config, config.monitoring, config.training
+        share = distributed.share(t.batch, None)
+        self.batch = min(t.micro_batch if isinstance(t.micro_batch, int) else share, BATCH)
+        truncate = config.kind == "pretrain" and config.observations.sigma_least > 0
+        self.how = HowSampled(truncate=truncate, precision=t.precision)
+        metrics = list(m.eval_metrics)
+        compared = HowCompared(features=m.eval_features, features_weights=m.eval_features_weights)
+        self.evaluator = Evaluator(
+            metrics,
+            observed=pictures_of(data),
+            observe=observe_as(data, config, t.seed),
+            features=features_of(metrics, compared, t.device),
+            batch=self.batch,
+        )
+
+    def __call__(self, checkpoint: Path) -> list[dict[str, Any]]:
+        seed, num = self.config.training.seed, self.config.monitoring.eval_num
+        device = distributed.local_device(self.config.training.device)
+        sampler = Sampler(checkpoint, device, **asdict(self.how))
+        results = self.evaluator(samples_of(sampler, num, seed, self.batch, self.how))
+        return [asdict(of_model(result, sampler, seed)) for result in results]
+
+
+def refuse_metrics(monitoring: Monitoring) -> None:
+    """ValueError for metrics and features that are not known or not installed, before anything is trained."""
+    from .metrics import LOWER_IS_BETTER, check, family
+
+    for metric in monitoring.eval_metrics:
+        check(metric)
+    if family(monitoring.eval_metrics[0]) not in LOWER_IS_BETTER:
+        known = ", ".join(LOWER_IS_BETTER)
+        raise ValueError(f"eval_metrics: the first chooses the best checkpoint; one of proximal- {known} is wanted")
