@@ -24,7 +24,8 @@ def demo(out: Path, seed: int, precision: str | None, device: str) -> None:
     """Learn clean digits from noisy ones, in minutes.
 
     Both stages on 1,797 handwritten 8x8 digits seen only with noise of standard deviation 0.5. Writes a picture of
-    the result, report.png, and summary.json, and prints how far each kind of sample is from the clean digits.
+    the result, report.png, summary.json, and in each run's folder report.html, which says whether it worked; prints how
+    far each kind of sample is from the clean digits.
     """
     from rsd_fast.demo import run_demo
 
@@ -33,4 +34,4 @@ def demo(out: Path, seed: int, precision: str | None, device: str) -> None:
     device = resolve_device(device)
     result = run_demo(out, seed=seed, device=device, precision=resolve_precision(precision, device))
     click.echo(result.table())
-    click.echo(f"\nPicture: {out / 'report.png'}   Generator: {out / 'generator'}")
+    click.echo(f"\nPicture: {out / 'report.png'}   Report: {out / 'generator' / 'report.html'}")

@@ -17,7 +17,19 @@ from rsd_fast import __version__
 # longer. Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-COMMANDS = ("pretrain", "distill", "sample", "evaluate", "corrupt", "convert", "presets", "push", "demo", "doctor")
+COMMANDS = (
+    "pretrain",
+    "distill",
+    "sample",
+    "evaluate",
+    "report",
+    "corrupt",
+    "convert",
+    "presets",
+    "push",
+    "demo",
+    "doctor",
+)
 
 
 class Commands(click.Group):

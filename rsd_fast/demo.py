@@ -17,6 +17,7 @@ from .engine import Run
 from .evaluation import Evaluator, ImageSet
 from .loading import Sampler, latents, model_file
 from .objectives import Objective
+from .report import write_report
 
 SIGMA_OBS = 0.5
 PICTURED = 12  # images a row
@@ -64,7 +65,8 @@ class Demo:
 
 
 def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", precision: str = "fp32") -> Demo:
-    """Pretrain and distil in out/teacher and out/generator; writes out/report.png and out/summary.json."""
+    """Pretrain and distil in out/teacher and out/generator; writes out/report.png, out/summary.json, and a report of
+    each run."""
     start = time.perf_counter()
     for name in ("teacher", "generator"):  # before anything is computed
         if Run(out / name).exists():
@@ -80,6 +82,9 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", precision: str = 
         pictured = demo_distances(demo, out, source, device)
     title = f"Digits seen only with noise of standard deviation {SIGMA_OBS:g}, and what was learned from them"
     pictures.save(pictures.labelled_rows(pictured, title), out / "report.png")
+    with demo.timed("report"):
+        for name in ("teacher", "generator"):
+            write_report(out / name, device=device)
     demo.seconds["total"] = round(time.perf_counter() - start, 1)
     files.write_text(out / "summary.json", json.dumps(asdict(demo), indent=2) + "\n")
     return demo

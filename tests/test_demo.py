@@ -20,10 +20,12 @@ def test_the_demo_writes_what_is_promised(tmp_path, monkeypatch):
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary.keys() == {"pixel_fd", "pixel_fd_clipped", "seconds", "seed"} and summary["seed"] == 3
     assert list(summary["pixel_fd"]) == ["observations", "teacher_full", "teacher_truncated", "one_step"]
-    assert list(summary["seconds"]) == ["pretrain", "distill", "evaluate", "total"]
+    assert list(summary["seconds"]) == ["pretrain", "distill", "evaluate", "report", "total"]
     assert all(value > 0 for value in summary["pixel_fd"].values())
     with Image.open(tmp_path / "demo" / "report.png") as picture:
         assert picture.size[0] > 600
+    assert "<svg" in (tmp_path / "demo" / "generator" / "report.html").read_text()
+    assert (tmp_path / "demo" / "teacher" / "report.html").exists()
     for fd in (demo.pixel_fd, demo.pixel_fd_clipped):
         assert all(f"{value:.3f}" in demo.table() for value in fd.values())
     assert summary["pixel_fd_clipped"]["observations"] < summary["pixel_fd"]["observations"]
