@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from rsd_fast import files
 from rsd_fast.data import open_source, write_npz
 from rsd_fast.evaluation import Evaluator, HowCompared, HowObserved, HowSampled
-from rsd_fast.evaluation.runs import features_of, observe_as, open_clean, open_data, pictures_of, samples_of
+from rsd_fast.evaluation.runs import features_of, observe_as, of_model, open_clean, open_data, pictures_of, samples_of
 from rsd_fast.loading import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -49,7 +49,7 @@ def train(name: str, options: argparse.Namespace, data: Path) -> Path:
         f"pretrain --data {shlex.quote(str(data))} --simulate --corruption {corruption} --sigma-obs {sigma_obs}"
         f" {NETWORK} --kimg {PRETRAIN_KIMG * options.length:g} --out {shlex.quote(str(teacher))}",
         f"distill --teacher {shlex.quote(str(teacher))} --kimg {kimg * options.length:g}"
-        f" --snapshot-kimg {SNAPSHOT_KIMG * options.length:g} --out {shlex.quote(str(generator))}",
+        f" --snapshot-kimg {SNAPSHOT_KIMG * options.length:g} --eval-kimg 0 --out {shlex.quote(str(generator))}",
     ]
     for command in commands:
         arguments = [*shlex.split(command), "--resume-or-start", "--seed", str(options.seed)]
@@ -76,8 +76,8 @@ def measure(name: str, run: Path, options: argparse.Namespace, data: Path, done:
             continue
         sampler = Sampler(folder, **asdict(how))
         for result in evaluator(samples_of(sampler, options.num, options.seed, compared.batch, how)):
-            done.append({"row": name, **asdict(result), "kimg": sampler.kimg, "checkpoint": folder.name})
-        files.write_text(options.json, json.dumps({"machine": machine("cpu"), "evaluations": done}, indent=1) + "\n")
+            done.append({"row": name, **asdict(of_model(result, sampler, options.seed))})
+        files.write_text(options.json, json.dumps({"machine": machine("cpu"), "evaluations": done}) + "\n")
         print(name, folder.name, *(f"{r['metric']} {r['value']:.4g}" for r in done[-len(METRICS) :]), flush=True)
     return [found for found in done if found["row"] == name]
 

@@ -205,8 +205,8 @@ def test_the_page_shows_the_verdict(own, values):
 def test_the_verdict_says_the_numbers_and_what_to_use(own):
     verdict = judge(read_record(own))
     assert verdict.text == (
-        "Corrupted the way your data was, its images are at distance 2.9 from your data; it started at 100; as many of "
-        "your own images are at 1 from the others (proximal-pixel-fd, lower is better)."
+        "Corrupted the way your data was, its images are at distance 2.9 from your data; it started at 100; as many "
+        "real images would be at 1 (proximal-pixel-fd, lower is better)."
     )
     assert verdict.best.checkpoint == "000000.048"
     assert verdict.command is None  # that checkpoint is not there

@@ -59,7 +59,7 @@ class Evaluation:
     metric: str
     value: float
     standard_error: float | None = None  # as another sample of that number would scatter it; None: not known
-    floor: float | None = None  # the value that as many of the reference's own images have, to the others
+    floor: float | None = None  # the value that as many images of the reference's kind would have
     num: int  # samples
     reference: str | None
     num_reference: int | None
@@ -258,13 +258,10 @@ class Evaluator:
         if ("fit", space) not in self.memo:
             self.memo["fit", space] = fit(theirs), Moments(theirs).fit()
         fitted, moments = self.memo["fit", space]
-        num = min(len(mine), len(theirs) // 2)
-        if num > 1 and ("floor", space, num) not in self.memo:
-            order = torch.randperm(len(theirs), generator=torch.Generator().manual_seed(SEED))
-            some, others = theirs[order[:num]], theirs[order[num:]]
-            self.memo["floor", space, num] = distance(fit(some), fit(others))
+        if ("floor", space, len(mine)) not in self.memo:
+            self.memo["floor", space, len(mine)] = _floor(theirs, len(mine), lambda x, y: distance(fit(x), fit(y)))
         value = distance(fit(mine), fitted)
-        return Result(value, standard_error(mine, *moments), self.memo.get(("floor", space, num)))
+        return Result(value, standard_error(mine, *moments), self.memo["floor", space, len(mine)])
 
 
 def evaluate(metrics: Iterable[str], samples: ImageSet, **how: Any) -> list[Evaluation]:
@@ -278,6 +275,18 @@ def _rows_of(space: Space, features: Any, images: Tensor, index: Tensor) -> Tens
 
 def _label(space: Space, layer: str) -> str:
     return f"{'proximal' if space.proximal else 'clean'} {'pixels' if space.pixels else 'features'} {layer}"
+
+
+def _floor(reference: Tensor, num: int, distance: Callable[[Tensor, Tensor], float]) -> float | None:
+    """What `num` images of the kind of a reference [N, D] have as their Frechet distance to it; None where it holds too
+    few to tell. It is that of some of them to the others, brought to num and N: that of samples of one distribution
+    falls as 1 / num + 1 / N."""
+    few, whole = min(num, len(reference) // 2), len(reference)
+    if few < 2:
+        return None
+    order = torch.randperm(whole, generator=torch.Generator().manual_seed(SEED))
+    found = distance(reference[order[:few]], reference[order[few:]])
+    return found * (1 / num + 1 / whole) / (1 / few + 1 / (whole - few))
 
 
 # torch-fidelity's formulas

@@ -127,8 +127,8 @@ def verdict_bars(verdict: Verdict) -> Drawn | None:
     return draw(
         "verdict",
         "Distances: " + ", ".join(f"{name} {value:.3g}" for name, value in bars.items()),
-        "Distance to your data. “real images” is how far as many of the reference's own images are from the others: "
-        "nothing can be expected to come much below it.",
+        "Distance to your data. “real images” is where as many real images would be: nothing can be expected to come "
+        "much below it.",
         plot,
         (SIZE[0], 0.75 + 0.32 * len(bars)),
     )
@@ -182,7 +182,7 @@ def _metric(
         f"metric-{metric}-{features}",
         f"{metric} by {features} over training",
         f"{metric}, of {made} and {real}: {better}. The band is a standard error, the star the best, the dashed line "
-        "as many real images against the others. Only values of equal numbers of samples compare.",
+        "where as many real images would be. Only values of equal numbers of samples compare.",
         plot,
     )
 

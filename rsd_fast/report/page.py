@@ -349,7 +349,7 @@ and noise, and this crowd of made-up observations is compared with the real ones
 crowds cannot be told apart, the images behind them are likely alike. It cannot see what the corruption removes in every
 image.</p>
 <p>A distance depends on the number of samples and on the features it is computed from: compare equal ones only. The
-“floor” is the distance that as many real observations have from the others; 0 cannot be reached.</p>
+“floor” is the distance that as many real images would have; 0 cannot be reached.</p>
 <p>A <em>teacher</em> learns from the observations to remove noise, step by step. A <em>generator</em> is taught to make
 in one step images that the teacher finds plausible once they are corrupted; a second network, the <em>fake score</em>,
 follows the generator to tell how its images differ from the teacher's. σ (sigma) is a noise level, where images span

@@ -23,7 +23,7 @@ class Measurement:
     features: str
     value: float
     error: float  # standard error of the value
-    floor: float  # the distance that as many real images have from the others
+    floor: float  # the distance that as many real images would have
     num: float
     kimg: float
     checkpoint: str

@@ -156,8 +156,7 @@ def _distances(series: tuple[Measurement, ...], best: Measurement, teacher: floa
     if math.isfinite(teacher):
         text += f"; its teacher is at {teacher:.3g}"
     if math.isfinite(floor_of(series)):
-        whose = "your" if best.proximal else "the reference's"
-        text += f"; as many of {whose} own images are at {floor_of(series):.3g} from the others"
+        text += f"; as many real images would be at {floor_of(series):.3g}"
     return f"{text} ({best.metric}, lower is better)."
 
 
