@@ -17,11 +17,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from rsd_fast import files
 from rsd_fast.data import open_source, write_npz
-from rsd_fast.evaluation import Evaluator, HowCompared, HowObserved, HowSampled
+from rsd_fast.evaluation import Evaluator, HowCompared, HowObserved, HowSampled, ImageSet, evaluate
+from rsd_fast.evaluation.features import Features
 from rsd_fast.evaluation.runs import features_of, observe_as, of_model, open_clean, open_data, pictures_of, samples_of
 from rsd_fast.loading import Sampler
 
@@ -75,11 +78,35 @@ def measure(name: str, run: Path, options: argparse.Namespace, data: Path, done:
         if any(found["row"] == name and found["checkpoint"] == folder.name for found in done):
             continue
         sampler = Sampler(folder, **asdict(how))
-        for result in evaluator(samples_of(sampler, options.num, options.seed, compared.batch, how)):
-            done.append({"row": name, **asdict(of_model(result, sampler, options.seed))})
-        files.write_text(options.json, json.dumps({"machine": machine("cpu"), "evaluations": done}) + "\n")
+        results = evaluator(samples_of(sampler, options.num, options.seed, compared.batch, how))
+        done += [{"row": name, **asdict(found)} for found in of_model(results, sampler, options.seed, how)]
+        record = {"machine": machine("cpu"), "settings": settings(options), "evaluations": done}
+        files.write_text(options.json, json.dumps(record) + "\n")
         print(name, folder.name, *(f"{r['metric']} {r['value']:.4g}" for r in done[-len(METRICS) :]), flush=True)
     return [found for found in done if found["row"] == name]
+
+
+def settings(options: argparse.Namespace) -> dict:
+    """What evaluations must have in common to be compared."""
+    return {name: getattr(options, name) for name in ("num", "seed", "precision", "length")}
+
+
+def background(run: Path, options: argparse.Namespace, data: Path, depth: float = 0.2) -> float:
+    """Share of the newest checkpoint's clean distance, by features, that goes where all within `depth` of black is
+    black, in samples and clean images: what faint traces on the background have in it."""
+    clean, sampler, features = open_source(data), Sampler(run, precision=options.precision), Features(FEATURES, ["fid"])
+
+    def distance(level: float) -> float:
+        def levelled(images: Tensor) -> Tensor:
+            return torch.where(images < level - 1, -1.0, images)
+
+        samples = ImageSet(
+            name="samples", count=options.num, read=lambda index: levelled(sampler.draw(index, options.seed))
+        )
+        reference = ImageSet(name="clean", count=10_000, read=lambda index: levelled(clean.tensor(index)))
+        return evaluate(["fid"], samples, clean=reference, features=features, batch=500)[0].value
+
+    return round(1 - distance(depth) / distance(0.0), 3)
 
 
 def curves(found: list[dict], space: str) -> tuple[list[float], list[float], list[float]]:
@@ -160,11 +187,17 @@ def main() -> None:
     if not data.exists():
         write_npz(data, small_images(SIZE))
     assert len(open_source(data)) >= 10_000
-    done = json.loads(options.json.read_text())["evaluations"] if options.json.exists() else []
-    rows = {name: measure(name, train(name, options, data), options, data, done) for name in names}
-    for name, found in rows.items():
+    kept = json.loads(options.json.read_text()) if options.json.exists() else {"evaluations": []}
+    if kept.get("settings", settings(options)) != settings(options):
+        parser.error(f"--json: {options.json} holds evaluations with {kept['settings']}")
+    done = kept["evaluations"]
+    rows = {}
+    for name in names:
+        run = train(name, options, data)
+        rows[name] = measure(name, run, options, data, done)
         for space in SPACES:
-            print(name, json.dumps(summary(found, space)))
+            print(name, json.dumps(summary(rows[name], space)))
+        print(name, "share of the background:", background(run, options, data), flush=True)
     plot(rows, options.plot)
 
 

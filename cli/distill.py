@@ -40,14 +40,15 @@ from . import options
 def distill(dry_run: bool, **given: Any) -> None:
     """Distil a teacher into a one-step generator.
 
-    Reads no data: what the teacher observed, and how it was corrupted, is in the teacher's own config.
+    Learns from no data: what the teacher observed, and how it was corrupted, is in the teacher's own config. The
+    observations serve to evaluate checkpoints alone.
     """
     from rsd_fast import config, train
 
     from .resolve import distill_config
 
-    resolved, resume = distill_config(given)
+    resolved, resume, source = distill_config(given)
     if dry_run:
         click.echo(config.to_json(resolved), nl=False)
     else:
-        click.echo(train.distill(resolved, given["out"], resume=resume))
+        click.echo(train.distill(resolved, given["out"], resume=resume, source=source))

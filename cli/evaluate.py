@@ -73,12 +73,15 @@ def evaluate(metrics: str, json_path: str | None, device: str, precision: str | 
 
     from rsd_fast import files
     from rsd_fast.evaluation import HowCompared, HowObserved, HowSampled, Stopwatch, evaluate_path
+    from rsd_fast.evaluation.runs import is_run
 
     from .progress import in_processes
     from .resolve import resolve_device, resolve_precision, usage_errors
 
     device = resolve_device(device)
     names = [name.strip() for name in metrics.split(",") if name.strip()]
+    if precision is not None and not is_run(given["path"]):
+        raise click.UsageError(f"--precision: {given['path']} is no run, but a set of images")
     given["precision"] = resolve_precision(precision, device)
     parts: dict[str, Any] = {part: {key: given.pop(key) for key in keys} for part, keys in KEYS.items()}
     watch = Stopwatch()
@@ -94,8 +97,6 @@ def evaluate(metrics: str, json_path: str | None, device: str, precision: str | 
         )
         if not first:
             return
-        if json_path:
-            files.write_text(json_path, json.dumps([asdict(result) for result in results], indent=2) + "\n")
         for result in results:
             error = "" if result.standard_error is None else f" ± {result.standard_error:.2g}"
             against = "" if result.reference is None else f", reference {result.reference}"
@@ -104,4 +105,6 @@ def evaluate(metrics: str, json_path: str | None, device: str, precision: str | 
                 f"{result.metric:<18} {f'{result.value:.4f}{error}':>18}   {result.num} samples{against}, "
                 f"{result.features}{floor}"
             )
+        if json_path:
+            files.write_text(json_path, json.dumps([asdict(result) for result in results], indent=2) + "\n")
         click.echo("seconds: " + ", ".join(f"{stage} {s:.1f}" for stage, s in watch.seconds.items()), err=True)

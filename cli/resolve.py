@@ -31,7 +31,6 @@ from rsd_fast.observations import open_observations
 CHANGEABLE = {
     *("kimg", "log_kimg", "snapshot_kimg", "device", "data", "micro_batch"),
     *("compile", "cuda_graphs", "checkpoint_activations", "concurrent_scores"),
-    *(field.name for field in dataclasses.fields(Monitoring)),
 }
 
 EVAL_NUM = {"cpu": 1000, "cuda": 10_000}  # samples
@@ -257,10 +256,11 @@ def refuse_idle(options: Options, objective: str, corruption: Corruption) -> Non
             raise ValueError(f"{name}: without --consistency there is no such term")
 
 
-def distill_config(options: Options) -> tuple[Distill, bool]:
+def distill_config(options: Options) -> tuple[Distill, bool, ImageArray | None]:
+    """(config, resume, the teacher's observations where they were opened on the way)."""
     run, resume = start_or_resume(options)
     if resume:
-        return resumed(run, Distill, options), True
+        return resumed(run, Distill, options), True, None
     if options["teacher"] is None:
         raise click.UsageError("Missing option '--teacher'.")
     file = model_file(options["teacher"])
@@ -274,9 +274,11 @@ def distill_config(options: Options) -> tuple[Distill, bool]:
         if options["alpha"] is not None and (options["loss"] or "sid") != "sid":
             raise ValueError(f"alpha: is of the loss 'sid', not '{options['loss']}'")
         trained = training(preset.distill, options, device, distilling=True)
-        if options["eval_kimg"] is None and can_be_evaluated(teacher.observations, options["eval_metrics"]):
-            options = options | {"eval_kimg": trained.snapshot_kimg}
-        return Distill(
+        source = None
+        if options["eval_kimg"] is None:
+            source = at_hand(teacher.observations, options)
+            options = options | {"eval_kimg": trained.snapshot_kimg if source is not None else None}
+        config = Distill(
             preset=name,
             teacher=str(file),
             observations=teacher.observations,
@@ -285,12 +287,23 @@ def distill_config(options: Options) -> tuple[Distill, bool]:
             distillation=Distillation(**{**preset.distillation, **given(options, Distillation)}),
             training=trained,
             monitoring=monitoring(options, device, teacher.observations),
-        ), False
+        )
+    return config, False, source
 
 
-def monitoring(options: Options, device: str, observations: Observations) -> Monitoring:
-    defaults: Options = {"eval_num": EVAL_NUM[device], "eval_metrics": default_metrics(observations)}
-    resolved = Monitoring(**{**defaults, **given(options, Monitoring)})
+def monitoring(
+    options: Options, device: str, observations: Observations, saved: Monitoring | None = None
+) -> Monitoring:
+    """Of the options, under them of the run that is resumed, under that the defaults."""
+    values: Options = {"eval_num": EVAL_NUM[device], "eval_metrics": default_metrics(observations)}
+    if saved is not None:
+        kept = ("tensorboard", "wandb") if not saved.eval_kimg else Monitoring.__dataclass_fields__
+        values |= {name: getattr(saved, name) for name in kept}
+        if options["eval_metrics"] is not None and options["eval_features"] is None:
+            values |= {"eval_features": None, "eval_features_weights": None}
+        if options["eval_kimg"] == 0:
+            values["stop_patience"] = None
+    resolved = Monitoring(**{**values, **given(options, Monitoring)})
     if resolved.eval_kimg:
         resolved = with_features(resolved, observations)
     else:
@@ -321,6 +334,9 @@ def with_features(monitoring: Monitoring, observations: Observations) -> Monitor
     metrics = ", ".join(monitoring.eval_metrics)
     if "proximal-pixel-fd" in monitoring.eval_metrics and not few_pixels(observations):
         raise ValueError(f"eval_metrics: proximal-pixel-fd is for images of at most {MAX_FEATURES} values")
+    weights = monitoring.eval_features_weights
+    if weights is not None and not Path(weights).is_file():
+        raise ValueError(f"eval_features_weights: {weights}: no such file")
     if not any(map(needs_features, monitoring.eval_metrics)):
         for name in ("eval_features", "eval_features_weights"):
             if getattr(monitoring, name) is not None:
@@ -332,20 +348,24 @@ def with_features(monitoring: Monitoring, observations: Observations) -> Monitor
 
     name = monitoring.eval_features or efficientnet.NAME
     features.extractor(name)  # for its error
-    if name == efficientnet.NAME and monitoring.eval_features_weights is None:
+    if name == efficientnet.NAME and weights is None:
         efficientnet.find_weights()  # likewise
     return dataclasses.replace(monitoring, eval_features=name)
 
 
-def can_be_evaluated(observations: Observations, metrics: tuple[str, ...] | None) -> bool:
-    """Can a distillation be evaluated here, of which nothing was said? If not, says why."""
+def at_hand(observations: Observations, options: Options) -> ImageArray | None:
+    """The observations to evaluate a distillation with, of which nothing was said. If that is impossible, says why."""
+    names = [field.name for field in dataclasses.fields(Monitoring) if field.name not in ("tensorboard", "wandb")]
+    asked = any(options[name] is not None for name in names)
     try:
-        with_features(Monitoring(eval_metrics=metrics or default_metrics(observations)), observations)
-        open_observations(observations)
+        if not asked:
+            with_features(Monitoring(eval_metrics=default_metrics(observations)), observations)
+        return open_observations(observations).source
     except (DataError, OSError, ValueError) as error:
+        if asked:
+            raise
         click.echo(f"checkpoints are not evaluated: {str(error).splitlines()[0]}", err=True)
-        return False
-    return True
+        return None
 
 
 def given(options: Options, kind: type) -> Options:
@@ -398,11 +418,13 @@ def resumed(run: Run, kind: type, options: Options) -> Any:
             options["augment"] = symmetries(options["augment"], corruptions.parse(observations.corruption), shape)
     refuse_changes(run, config, options)
     changes: dict[str, Options] = {}
+    monitored = bool(given(options, Monitoring))
     for section in dataclasses.fields(config):
         values = getattr(config, section.name)
         if isinstance(config, Distill) and section.name == "observations":
             continue  # the teacher's; its seed is not the one of --seed
-        pairs = given(options, type(values)).items() if dataclasses.is_dataclass(values) else ()
+        settings = dataclasses.is_dataclass(values) and not isinstance(values, Monitoring)
+        pairs = given(options, type(values)).items() if settings else ()
         for name, value in pairs:
             saved = getattr(values, name)
             if value == saved:
@@ -413,6 +435,9 @@ def resumed(run: Run, kind: type, options: Options) -> Any:
     with usage_errors():
         replaced = {name: dataclasses.replace(getattr(config, name), **new) for name, new in changes.items()}
         result = dataclasses.replace(config, **replaced)
+        if monitored:
+            found = monitoring(options, resolve_device(result.training.device), observations, config.monitoring)
+            result = dataclasses.replace(result, monitoring=found)
     resolve_precision(result.training.precision, resolve_device(result.training.device))  # are they still to be had?
     return result
 

@@ -10,7 +10,7 @@ import torch
 from rsd_fast import files
 from rsd_fast.config import Distill, Pretrain, RunConfig
 from rsd_fast.corruptions import DrawnCorruption
-from rsd_fast.data import ImageArray, ObservedDataset
+from rsd_fast.data import DataError, ImageArray, ObservedDataset
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.engine import Run, RunError, Trainer, distributed
 from rsd_fast.engine.loop import DataSource
@@ -56,8 +56,11 @@ def pretrain(
     return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method, data=data, observed=dataset)
 
 
-def distill(config: Distill, out: str | os.PathLike, *, resume: bool = False) -> Path:
-    """Distil config.teacher into a one-step generator in the run directory `out`; returns it. As `pretrain`."""
+def distill(config: Distill, out: str | os.PathLike, *, resume: bool = False, source: ImageArray | None = None) -> Path:
+    """Distil config.teacher into a one-step generator in the run directory `out`; returns it. As `pretrain`.
+
+    The observations serve to evaluate checkpoints alone, where config.monitoring asks for that.
+    """
 
     def prepare(run: Run) -> None:
         # A copy, so that the run can be resumed when the teacher has moved on or is gone.
@@ -68,7 +71,12 @@ def distill(config: Distill, out: str | os.PathLike, *, resume: bool = False) ->
         teacher = load(run.teacher_path, trusted=True).network
         return DistillMethod(config, _place(teacher, config, device))
 
-    observed = open_observations(config.observations) if config.monitoring.eval_kimg else None
+    observed = None
+    if config.monitoring.eval_kimg:
+        try:
+            observed = open_observations(config.observations, source)
+        except (DataError, OSError) as error:
+            raise DataError(f"{error}; without the observations go on with --eval-kimg 0") from None
     return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method, observed=observed)
 
 

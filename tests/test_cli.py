@@ -113,6 +113,8 @@ def test_evaluate_prints_and_records(runs, observations, tmp_path):
     assert all(f"{r['value']:.4f}" in done.stdout for r in results)
     logged = [json.loads(line) for line in (runs / "gen" / "metrics.jsonl").read_text().splitlines()]
     assert logged[-2:] == results  # after those of the run itself
+    error = cli("evaluate", "--run", runs / "gen", "--reference", clean, "--num", 20, "--json", "/dev/null/x", code=1)
+    assert "pixel-fd" in error.stdout, "what was computed is told, even where it cannot be written"
     cli("evaluate", "--run", clean, "--reference", clean, "--json", tmp_path / "same.json")
     assert json.loads((tmp_path / "same.json").read_text())[0]["value"] == pytest.approx(0, abs=1e-4)
 
@@ -293,6 +295,9 @@ def test_bad_teachers_runs_and_places_are_named(runs, observations, tmp_path, ca
         (["evaluate", "--run", runs / "gen", "--metrics", "proximal-pixel-fd", "--sigma-obs", 1], "--sigma-obs: "),
         (["evaluate", "--run", runs / "gen", "--reference", "digits", "--simulate"], "--simulate: "),
         (["evaluate", "--run", runs / "gen", "--reference", "digits", "--metrics", ""], "--metrics: none given"),
+        (["evaluate", "--run", observations, "--reference", "digits", "--steps", 40], "--steps: "),
+        (["evaluate", "--run", observations, "--reference", "digits", "--precision", "bf16"], "--precision: "),
+        (["evaluate", "--run", runs / "gen", "--reference", "digits", "--features", "pixels"], "--features: applies"),
         (["evaluate", "--run", runs / "gen"], "--reference"),
         (
             ["evaluate", "--run", runs / "gen", "--reference", "digits", "--metrics", "fod"],

@@ -1,6 +1,7 @@
 """Frechet distance against SciPy's matrix root and closed forms, and how metrics go through samples."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy import linalg
 from rsd_fast.evaluation import ImageSet, Moments, Stopwatch, evaluate, frechet_distance
 from rsd_fast.evaluation.frechet import MAX_FEATURES, standard_error
 from rsd_fast.evaluation.images import collect
+from rsd_fast.evaluation.metrics import floor, split_of
 
 
 def moments(values, batch=None):
@@ -202,10 +204,11 @@ def doubled(some, index):
     return {"twice": 2 * some.flatten(1), "index": index}
 
 
+@pytest.mark.parametrize("threaded", [True, False])
 @pytest.mark.parametrize(("count", "batch", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 10, [3])])
-def test_collect_reads_every_image_once_and_in_order(count, batch, sizes):
+def test_collect_reads_every_image_once_and_in_order(count, batch, sizes, threaded):
     seen = []
-    found = collect(numbered(count, batch, seen), doubled, batch=batch)
+    found = collect(replace(numbered(count, batch, seen), threaded=threaded), doubled, batch=batch)
     assert [len(index) for index in seen] == sizes
     assert torch.equal(found["index"], torch.arange(count))
     assert torch.equal(found["twice"], 2 * torch.arange(count).float()[:, None])
@@ -331,6 +334,14 @@ def test_the_floor_is_what_as_many_real_images_have(num):
     assert np.mean(floors) == pytest.approx(np.mean(values), rel=0.2)
 
 
+def test_a_floor_is_told_only_where_it_is_known():
+    assert floor(1.0, few=100, num=100, whole=300, length=9) == pytest.approx((1 / 100 + 1 / 300) / (1 / 100 + 1 / 200))
+    assert floor(1.0, few=100, num=100, whole=1000, length=500) is not None  # measured as it is
+    assert floor(1.0, few=100, num=400, whole=200, length=500) is None  # not by a law that does not hold there
+    assert floor(float("nan"), few=1, num=9, whole=3, length=9) is None
+    assert split_of(10, 3).sum() == 3 and split_of(10, 30).sum() == 5
+
+
 def test_a_floor_needs_some_images():
     (result,) = evaluate(["pixel-fd"], ImageSet.of(images(9, 0)), clean=ImageSet.of(images(3, 1)))
     assert result.floor is None
@@ -352,6 +363,36 @@ def test_proximal_needs_no_clean_image():
     )
     (wanted,) = evaluate(["pixel-fd"], ImageSet.of(2 * images(30, 0)), clean=observed)
     assert result.value == pytest.approx(wanted.value, rel=1e-12)
+
+
+def test_a_sample_that_is_not_finite_is_no_number():
+    samples, reference = images(30, 0), ImageSet.of(images(40, 1))
+    samples[7, 0, 1, 1] = float("nan")
+    (result,) = evaluate(["pixel-fd"], ImageSet.of(samples), clean=reference)
+    assert np.isnan(result.value) and result.standard_error is None
+
+
+def test_pixels_of_a_reference_are_not_kept():
+    from rsd_fast.evaluation import Evaluator
+
+    reference = images(200, 1)
+    evaluator = Evaluator(["pixel-fd"], clean=ImageSet.of(reference), batch=64)
+    (result,) = evaluator(ImageSet.of(images(50, 0)))
+    (pixels,) = evaluator.memo.values()
+    assert not any(isinstance(value, torch.Tensor) for value in vars(pixels).values())
+    values = images(50, 0).flatten(1).double().numpy()
+    assert result.value == pytest.approx(scipy_distance(values, reference.flatten(1).double().numpy()), rel=1e-6)
+
+
+def test_moments_add_up():
+    a, b = images(40, 0, scale=2).flatten(1) + 5, images(70, 1).flatten(1) - 3
+    for both in (
+        moments(a) + moments(b),
+        Moments() + moments(torch.cat([a, b])),
+        moments(torch.cat([a, b])) + Moments(),
+    ):
+        for found, wanted in zip(both.fit(), moments(torch.cat([a, b])).fit(), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
 
 
 def never(index):
@@ -382,5 +423,19 @@ def test_what_is_missing_names_the_metric_before_anything_is_drawn(metric, given
 
 
 def test_a_reference_of_another_size_raises():
-    with pytest.raises(ValueError, match=r"9.*16"):
-        evaluate(["pixel-fd"], ImageSet.of(images(9, 0)), clean=ImageSet.of(images(9, 1, (1, 4, 4))))
+    reads = []
+
+    def read(index):
+        reads.append(index)
+        return images(9, 0)[index]
+
+    with pytest.raises(ValueError, match=r"reference: large has 16 features an image, and the samples have 9"):
+        samples = ImageSet(name="s", count=9, read=read)
+        evaluate(["pixel-fd"], samples, clean=ImageSet.of(images(9, 1, (1, 4, 4)), "large"), batch=2)
+    assert len(reads) <= 3, "found out with the first batch"
+
+
+def test_too_few_images_are_told_before_anything_is_drawn():
+    few = ImageSet(name="few", count=1, read=never)
+    with pytest.raises(ValueError, match="pixel-fd: needs at least 2 images, and few holds 1"):
+        evaluate(["pixel-fd"], few, clean=UNMADE)

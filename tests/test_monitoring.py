@@ -60,7 +60,9 @@ def test_every_evaluation_is_what_the_command_gives_for_the_checkpoint(kind, req
         how = HowSampled(truncate=kind == "teacher")  # where there is noise a teacher's samples are
         (again,) = evaluate_path(["proximal-pixel-fd"], path, num=50, sampled=how)
         assert record["value"] == pytest.approx(again.value, rel=1e-5)  # another batch rounds otherwise
-        same = ("kimg", "reference_hash", "model_hash", "num", "seed", "floor", "versions")
+        assert record["floor"] == pytest.approx(again.floor, rel=1e-6)
+        assert record["training"] and not again.training
+        same = ("kimg", "reference_hash", "model_hash", "num", "seed", "sampling", "versions")
         assert all(record[name] == getattr(again, name) for name in same)
     best = min(records, key=lambda record: record["value"])
     assert (run / "best").read_text() == best["checkpoint"] + "\n"
@@ -78,6 +80,32 @@ def test_the_best_checkpoint_is_had_by_its_name(generator, capsys, tmp_path):
     (run / "best").write_text("000000.999\n")
     code, _, error = run_in_process(capsys, "sample", "--run", run / "best", "--num", 2, "--out", tmp_path / "s.npz")
     assert code == 1 and "000000.999: named by" in error
+
+
+def test_what_the_command_adds_chooses_no_checkpoint(generator, tmp_path):
+    run = Run(shutil.copytree(generator, tmp_path / "run"))
+    before = Selection(run.metrics(), EVERY, 0)
+    worse = dict(run.metrics()[0], value=0.0, training=False)
+    run.add_metrics([worse, dict(worse, checkpoint="run")])  # as of --steps 2, and of the teacher's own file
+    after = Selection(run.metrics(), EVERY, 0)
+    assert (after.best, after.since_best, after.names) == (before.best, before.since_best, before.names)
+    evaluate_path(["proximal-pixel-fd"], str(run.path / "teacher.safetensors"), num=20)
+    assert len(run.metrics()) == 7, "which is none of the run's checkpoints"
+
+
+def test_a_run_without_the_name_of_its_best_checkpoint_finds_it_again(generator, tmp_path):
+    run = Run(shutil.copytree(generator, tmp_path / "run"))
+    (run.path / "best").unlink()  # as a kill in between leaves it
+    train.distill(run.read_config(), run.path, resume=True)
+    assert (run.path / "best").read_text() == (generator / "best").read_text()
+
+
+def test_samples_that_are_not_finite_end_no_run(teacher, tmp_path, monkeypatch):
+    draw = loading.Sampler.draw
+    monkeypatch.setattr(loading.Sampler, "draw", lambda self, index, seed: draw(self, index, seed) / 0)
+    run = Run(distilled(teacher, tmp_path / "run", replace(EVERY, stop_patience=9)))
+    assert run.latest().name == "000000.064" and not (run.path / "best").exists()
+    assert all(np.isnan(record["value"]) for record in run.metrics())
 
 
 def test_evaluations_change_nothing_of_what_is_learned(teacher, generator, tmp_path):
@@ -114,6 +142,7 @@ def test_patience_ends_a_run_and_more_of_it_goes_on(teacher, tmp_path, monkeypat
 
     def scripted(self, checkpoint):
         like = {"metric": "proximal-pixel-fd", "features": "pixels", "num": 50, "seed": 0, "floor": None}
+        like["training"] = True
         return [{**like, "value": next(values), "checkpoint": checkpoint.name, "kimg": float(checkpoint.name)}]
 
     monkeypatch.setattr(CheckpointEvaluator, "__call__", scripted)
@@ -141,7 +170,7 @@ def test_an_interrupted_run_is_saved_before_it_is_evaluated(teacher, tmp_path, m
 
 
 def evaluations(*values, **other):
-    like = {"metric": "proximal-fid", "features": "x", "num": 10, "seed": 0, **other}
+    like = {"metric": "proximal-fid", "features": "x", "num": 10, "seed": 0, "training": True, **other}
     return [{**like, "checkpoint": f"{i:06}", "value": value} for i, value in enumerate(values)]
 
 
@@ -160,7 +189,12 @@ def test_the_best_checkpoint(values, best, since):
     monitoring = Monitoring(
         eval_kimg=1, eval_num=10, eval_metrics=("proximal-fid",), eval_features="x", stop_patience=2
     )
-    others = evaluations(0.1, features="y") + evaluations(0.1, num=11) + evaluations(0.1, metric="fid")
+    others = (
+        evaluations(0.1, features="y")
+        + evaluations(0.1, num=11)
+        + evaluations(0.1, metric="fid")
+        + evaluations(0.1, training=False)
+    )
     found = Selection(others + evaluations(*values), monitoring, 0)
     assert (found.best, found.since_best, found.exhausted) == (best, since, since >= 2)
 
@@ -273,8 +307,14 @@ def test_wandb_is_told_the_same(tmp_path, monkeypatch):
     publisher.scalars({"kimg": 1.5, "step": 3, "fake_loss": 2.0, "by_sigma": {}}, 1.5)
     publisher.picture(tmp_path / "grid.png", 1.5)
     publisher.close()
-    assert started["project"] == "galaxies" and started["name"] == started["id"] == "gen"
-    assert started["config"] == {"kind": "distill"} and started["resume"] == "allow"
+    assert started["config"] == {"kind": "distill"}
+    assert started["project"] == "galaxies" and started["name"] == "gen"
+    first = started["id"]
+    Publisher(tmp_path / "gen", project="galaxies")
+    assert started["id"] == first, "the run that is resumed"
+    Publisher(tmp_path / "other" / "gen", project="galaxies")
+    assert started["id"] != first
+    assert started["resume"] == "allow"
     assert told == [
         {"fake_loss": 2.0, "images": 1500},
         {"samples": ("image", str(tmp_path / "grid.png")), "images": 1500},
@@ -310,6 +350,26 @@ def test_the_commands_options(capsys, tmp_path):
     assert json.loads(out)["monitoring"]["eval_features"] == "efficientnet-lite0"
 
 
+def test_a_resumed_run_checks_what_is_asked_of_it(capsys, generator, teacher, tmp_path):
+    run = shutil.copytree(generator, tmp_path / "run")
+    resume = ["distill", "--resume", "--out", run]
+
+    def monitoring(*how):
+        code, out, error = run_in_process(capsys, *resume, *how, "--dry-run")
+        return json.loads(out)["monitoring"] if code == 0 else error
+
+    saved = monitoring()
+    assert saved == json.loads((run / "config.json").read_text())["monitoring"]
+    assert monitoring("--eval-metrics", "proximal-fid")["eval_features"] == "efficientnet-lite0"
+    assert monitoring("--stop-patience", 3) == saved | {"stop_patience": 3}
+    assert "--eval-metrics: the first chooses" in monitoring("--eval-metrics", "proximal-recall")
+    assert "--eval-features: proximal-pixel-fd needs none" in monitoring("--eval-features", "vgg16")
+    none = distilled(teacher, tmp_path / "none", Monitoring())
+    resume[-1] = none
+    assert "--eval-num: without --eval-kimg" in monitoring("--eval-num", 9)
+    assert monitoring("--eval-kimg", 1)["eval_num"] == 1000
+
+
 def test_a_distillation_without_its_observations_goes_unevaluated(capsys, tmp_path):
     np.save(tmp_path / "data.npy", np.zeros((40, 8, 8), np.uint8))
     how = ["--data", tmp_path / "data.npy", "--corruption", "identity", "--sigma-obs", 0.5, *NETWORK, *SHORT]
@@ -321,6 +381,18 @@ def test_a_distillation_without_its_observations_goes_unevaluated(capsys, tmp_pa
     code, _, error = run_in_process(capsys, *distill)
     assert code == 0 and "not evaluated" in error and "data.npy" in error
     assert not Run(tmp_path / "run").metrics()
+    code, _, error = run_in_process(capsys, "distill", "--resume", "--out", tmp_path / "run", "--eval-kimg", 1)
+    assert code == 1 and "go on with --eval-kimg 0" in error
+
+
+def test_a_run_goes_on_where_its_observations_are_gone(capsys, teacher, tmp_path):
+    run = Run(distilled(teacher, tmp_path / "run", replace(EVERY, stop_patience=3)))
+    config = run.read_config()
+    run.write_config(replace(config, observations=replace(config.observations, data="gone.npy")))
+    code, _, error = run_in_process(capsys, "distill", "--resume", "--out", run.path)
+    assert code == 1 and "gone.npy" in error and "--eval-kimg 0" in error
+    assert run_in_process(capsys, "distill", "--resume", "--out", run.path, "--eval-kimg", 0, "--kimg", 0.08)[0] == 0
+    assert run.read_config().monitoring.stop_patience is None
 
 
 def test_large_images_are_compared_by_features(capsys, tmp_path):
@@ -343,6 +415,10 @@ def test_large_images_are_compared_by_features(capsys, tmp_path):
         (["--eval-kimg", "1", "--eval-metrics", "fid"], "--eval-metrics: expected proximal ones"),
         (["--eval-kimg", "1", "--eval-metrics", "proximal-fod"], "unknown metric 'proximal-fod'"),
         (["--eval-kimg", "1", "--eval-metrics", "proximal-recall"], "--eval-metrics: the first chooses"),
+        (
+            ["--eval-kimg", "1", "--eval-metrics", "proximal-fid", "--eval-features-weights", "missing.pth"],
+            "--eval-features-weights: missing.pth: no such file",
+        ),
         (["--eval-kimg", "1", "--eval-features", "pixels"], "--eval-features: proximal-pixel-fd needs none"),
         (["--eval-kimg", "1", "--eval-metrics", "proximal-fid", "--eval-features", "resnet"], "unknown 'resnet'"),
     ],

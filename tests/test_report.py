@@ -190,7 +190,7 @@ def test_the_verdict_of_measurements(own, values, changes, state):
     assert verdict.state == state
     assert all(math.isfinite(value) for value in verdict.distances.values())
     if not values:
-        assert verdict.command == f"rsd-fast evaluate --run {own} --metrics proximal-pixel-fd"
+        assert verdict.command == f"rsd-fast evaluate --run {own} --metrics proximal-pixel-fd --num 1000"
 
 
 @pytest.mark.parametrize("values", [(100, 10, 3, 2.9, 2.9), (100, 10, 3, math.nan), (math.nan,), ()])

@@ -176,6 +176,11 @@ def register(name: str) -> Callable[[_Operator], _Operator]:
     return add
 
 
+def is_ours(corruption: Corruption) -> bool:
+    """Is all the operator's code this package's, that of its parts, too?"""
+    return _is_ours(type(corruption)) and all(map(is_ours, getattr(corruption, "parts", ())))
+
+
 def _is_ours(cls: type[Corruption]) -> bool:
     return cls.__module__.partition(".")[0] == _PACKAGE
 

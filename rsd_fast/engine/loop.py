@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from rsd_fast import config as configs
-from rsd_fast import files
 from rsd_fast.config import RunConfig
 from rsd_fast.corruptions import Observation
 from rsd_fast.graphs import on_stream
@@ -115,7 +114,11 @@ class Trainer:
         t, m = self.training, self.monitoring
         total_images = math.ceil(t.kimg * 1000 / t.batch) * t.batch
         publisher = Publisher(
-            self.run.path, tensorboard=m.tensorboard, project=m.wandb, config=configs.to_json(self.config)
+            self.run.path,
+            kimg=self.kimg,
+            tensorboard=m.tensorboard,
+            project=m.wandb,
+            config=configs.to_json(self.config),
         )
         shown = tuple(f"{phase.name}_loss" for phase in self.method.phases)
         log = Log(
@@ -163,22 +166,25 @@ class Trainer:
         m, folder = self.monitoring, self.run.checkpoint(round(self.kimg, 3))
         if self.evaluate is None:
             return False
-        due = finished or not self.images_seen or self.passed(m.eval_kimg)
         history = Selection(self.run.metrics(), m, self.training.seed)
-        if due and folder.name not in history.names:
+        due = finished or not self.images_seen or self.passed(m.eval_kimg)
+        if self.agreed(due and folder.name not in history.names):
             found = self.evaluate(folder)
             if distributed.rank() == 0:
                 self.run.add_metrics(found)
-                scalars = {each["metric"]: each["value"] for each in found}
-                log.publisher.scalars(scalars, self.kimg)
-            distributed.barrier()
-            history = Selection(self.run.metrics(), m, self.training.seed)
-            if distributed.rank() == 0 and history.best is not None:
-                files.write_text(self.run.path / "best", history.best + "\n")
+                log.publisher.scalars({each["metric"]: each["value"] for each in found}, self.kimg)
+                history = Selection(self.run.metrics(), m, self.training.seed)
             log.say(history.report(found))
-        if history.exhausted and not finished:
+        if distributed.rank() == 0:
+            history.name_best(self.run.path / "best")
+        exhausted = self.agreed(history.exhausted)
+        if exhausted and not finished:
             log.say(f"no evaluation after {history.best} was better, {history.since_best} in a row: stopped")
-        return history.exhausted
+        return exhausted
+
+    def agreed(self, flag: bool) -> bool:
+        """What the first process finds, which alone writes the files that it is found in, in every process."""
+        return not distributed.least(not flag if distributed.rank() == 0 else 1)
 
     def cost(self) -> str:
         """What a step is made of, in words."""

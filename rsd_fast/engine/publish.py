@@ -1,11 +1,15 @@
 """What a run logs, live, to TensorBoard and to Weights & Biases, by their own packages."""
 
+import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from rsd_fast import files
 
 from . import distributed
 
@@ -15,10 +19,19 @@ FOLDER = "tensorboard"  # in a run's
 class Publisher:
     """Scalars and pictures to whichever of the two is asked for; to none in every process but the first.
 
-    folder: of the run. project: of W&B; None: not there. Raises ModuleNotFoundError where a package is missing.
+    folder: of the run. kimg: where it begins, or goes on. project: of W&B; None: not there. config: JSON.
+    Raises ModuleNotFoundError where a package is missing.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False, project: str | None = None, config: str = "{}"):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        kimg: float = 0.0,
+        tensorboard: bool = False,
+        project: str | None = None,
+        config: str = "{}",
+    ) -> None:
         self.board: Any = None
         self.wandb: Any = None
         if distributed.rank() != 0:
@@ -26,16 +39,18 @@ class Publisher:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(os.fspath(folder / FOLDER))
+            # What a killed run logged after the checkpoint from which it goes on is dropped.
+            self.board = SummaryWriter(os.fspath(folder / FOLDER), purge_step=round(kimg * 1000) + 1)
         if project is not None:
-            import json
-
             import wandb
 
-            name = folder.resolve().name
-            # One run of W&B a run directory, however often it is resumed.
             self.wandb = wandb.init(
-                project=project, name=name, id=name, resume="allow", config=json.loads(config), dir=os.fspath(folder)
+                project=project,
+                name=folder.resolve().name,
+                id=identity(folder),
+                resume="allow",
+                config=json.loads(config),
+                dir=os.fspath(folder),
             )
 
     def scalars(self, record: dict[str, Any], kimg: float) -> None:
@@ -63,6 +78,14 @@ class Publisher:
             self.board.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def identity(folder: Path) -> str:
+    """Of the run of W&B that belongs to a run directory, however often that is resumed."""
+    file = folder / "wandb" / "id"
+    if not file.exists():
+        files.write_text(file, secrets.token_hex(8) + "\n")
+    return file.read_text().strip()
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:

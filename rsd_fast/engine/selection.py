@@ -1,22 +1,31 @@
 """Which checkpoint is the best, and whether to go on: from the evaluations in a run's metrics.jsonl alone."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+from rsd_fast import files
 from rsd_fast.config import Monitoring
 
 
 class Selection:
     """The evaluations of the metric that chooses, the first of `monitoring.eval_metrics`; lower is better.
 
-    records: of metrics.jsonl. Those of other features, numbers or seeds cannot be compared, and do not count.
+    records: of metrics.jsonl. Those that `rsd-fast evaluate` added do not count, nor those of other features, numbers
+    or seeds, which cannot be compared.
     """
 
     def __init__(self, records: list[dict[str, Any]], monitoring: Monitoring, seed: int) -> None:
         self.patience = monitoring.stop_patience
         metric = monitoring.eval_metrics[0]
         features = "pixels" if metric == "proximal-pixel-fd" else monitoring.eval_features
-        like = {"metric": metric, "features": features, "num": monitoring.eval_num, "seed": seed}.items()
+        like = {
+            "metric": metric,
+            "features": features,
+            "num": monitoring.eval_num,
+            "seed": seed,
+            "training": True,
+        }.items()
         alike = [record for record in records if like <= {k: record.get(k) for k, _ in like}.items()]
         values = {record["checkpoint"]: record["value"] for record in alike}
         self.names = sorted(values)  # by age
@@ -32,6 +41,11 @@ class Selection:
     @property
     def exhausted(self) -> bool:
         return self.patience is not None and self.since_best >= self.patience
+
+    def name_best(self, file: Path) -> None:
+        """Write the best one's name to RUN/best, where it is not there already."""
+        if self.best is not None and not (file.exists() and file.read_text().strip() == self.best):
+            files.write_text(file, self.best + "\n")
 
     def report(self, found: list[dict[str, Any]]) -> str:
         """A line for a person on new evaluations."""

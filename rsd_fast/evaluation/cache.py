@@ -1,12 +1,15 @@
 """What was computed of images once, on disk: features of references for ever, of samples until they are evaluated.
 
-The folder is that of RSD_FAST_CACHE, else rsd-fast in XDG_CACHE_HOME or ~/.cache. It may be deleted at any time.
+The folder is that of RSD_FAST_CACHE, else rsd-fast in XDG_CACHE_HOME or ~/.cache. It may be deleted at any time; what
+is unfinished, or left by a killed process, is deleted by itself after a month.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +31,13 @@ def folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsd-fast"
 
 
+FORMAT = 1  # of what is kept, and of how images become features: to be raised where that changes
+MONTH = 30 * 24 * 3600.0
+
+
 def key(**what: Any) -> str:
     """SHA-256 of all that decides a result, which JSON can hold."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps({"format": FORMAT, **what}, sort_keys=True).encode()).hexdigest()
 
 
 def digest(*arrays: np.ndarray | None) -> str:
@@ -89,6 +96,10 @@ class Partial:
 
     def __init__(self, name: str) -> None:
         self.folder = folder() / "unfinished" / name
+        for old in [*folder().glob("unfinished/*"), *folder().glob(f"references/{files.TEMPORARY_PREFIX}*")]:
+            with contextlib.suppress(OSError):
+                if time.time() - old.stat().st_mtime > MONTH:
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
 
     def blocks(self) -> list[Tensors]:
         """What is there from row 0 on without a gap."""

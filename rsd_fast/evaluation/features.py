@@ -102,13 +102,17 @@ def _load(
     kind: type[FeatureExtractorBase], name: str, layers: list[str], weights: str | os.PathLike | None
 ) -> torch.nn.Module:
     if weights is not None:
+        if kind is Pixels:
+            raise ValueError("features_weights: pixels have none")
+        if name.startswith("clip-"):
+            raise ValueError(f"features_weights: those of {name} are a program (TorchScript), which is not opened here")
         _refuse_code(weights)
     path = None if weights is None else os.fspath(weights)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about other people's files
             return kind(name, layers, feature_extractor_weights_path=path)
-    except (OSError, RuntimeError, KeyError) as error:  # urllib's, torch.hub's, and of weights that do not fit
+    except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # of the network, or misfit
         if path is not None:
             raise ValueError(f"features_weights: {path}: not the weights of {name} ({_first_line(error)})") from None
         raise ValueError(
@@ -126,7 +130,7 @@ def _refuse_code(weights: str | os.PathLike) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _digest(network: torch.nn.Module) -> str | None:

@@ -6,6 +6,7 @@
 import numpy as np
 from torch import Tensor
 
+ROWS = 4096  # feature vectors that are held in float64 at once
 MAX_FEATURES = 4096  # a covariance of 4096^2 float64 takes 128 MiB
 
 
@@ -33,6 +34,17 @@ class Moments:
         self.count += len(values)
         self.sum += values.sum(0)
         self.outer += values.T @ values
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Of both sets together."""
+        if not (self.count and other.count):
+            return self if self.count else other
+        both, moved = Moments(), other.shift - self.shift
+        both.count, both.shift = self.count + other.count, self.shift
+        both.sum = self.sum + other.sum + other.count * moved
+        cross = np.outer(other.sum, moved)
+        both.outer = self.outer + other.outer + cross + cross.T + other.count * np.outer(moved, moved)
+        return both
 
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
         """(mean [D], unbiased covariance [D, D]). Raises ValueError for fewer than two vectors."""
@@ -72,15 +84,18 @@ def standard_error(features: Tensor, mean: np.ndarray, covariance: np.ndarray) -
     T = C1^(-1/2) (C1^(1/2) C2 C1^(1/2))^(1/2) C1^(-1/2) is the optimal transport map. The scatter of the reference is
     not in it: two models are compared with the same one.
     """
-    values = features.double().cpu().numpy()
-    mean1 = values.mean(0)
-    values = values - mean1
-    root = _root(values.T @ values / (len(values) - 1))
+    parts = features.cpu().split(ROWS)
+    mean1, covariance1 = Moments(*parts).fit()
+    root = _root(covariance1)
     inverse = np.linalg.pinv(root, rcond=1e-6, hermitian=True)
     transport = inverse @ _root(root @ covariance @ root) @ inverse
-    # Where C1 is 0 nothing varies, and x has no part.
-    influence = 2 * values @ (mean1 - mean) + ((values - values @ transport) * values).sum(1)
-    return float(influence.std(ddof=1) / len(values) ** 0.5)
+
+    def derivative(values: np.ndarray) -> np.ndarray:
+        # Where C1 is 0 nothing varies, and x has no part.
+        return 2 * values @ (mean1 - mean) + ((values - values @ transport) * values).sum(1)
+
+    influence = np.concatenate([derivative(part.double().numpy() - mean1) for part in parts])
+    return float(influence.std(ddof=1) / len(features) ** 0.5)
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:

@@ -19,20 +19,26 @@ from .cache import Tensors
 BLOCK = 1024  # images, at least, whose rows are written to disk at once
 
 Read = Callable[[Tensor], Tensor]
+Rows = Callable[[Tensor, Tensor], Tensors]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
     """Images by their number: read(index [B] int64) -> [B, C, H, W] in [-1, 1].
 
-    digest: of all that decides them; None: nothing of them is kept on disk. index_device: where `read` wants it.
+    digest: of all that decides them, where that is known. kept: what is computed of them may be kept on disk.
+    index_device: where `read` wants it.
+    threaded: another thread may call `read`; not so where it compiles or captures CUDA graphs, which what happens
+    beside it can break.
     """
 
     name: str
     count: int
     read: Read
     digest: str | None = None
+    kept: bool = True
     index_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    threaded: bool = True
 
     @classmethod
     def of(cls, images: Tensor, name: str = "images") -> "ImageSet":
@@ -52,7 +58,7 @@ class Stopwatch:
 
 def collect(
     images: ImageSet,
-    rows: Callable[[Tensor, Tensor], Tensors],
+    rows: Rows,
     *,
     batch: int = 256,
     unfinished: str | None = None,
@@ -61,33 +67,52 @@ def collect(
 ) -> Tensors:
     """rows(images [B, C, H, W], index [B]) -> {name: [B, ...]} of all images, on the CPU, in every process.
 
-    Each process takes its share of a batch, and a thread makes the next images while rows of these are computed.
     unfinished: name under which finished blocks are kept on disk until all are there: a killed process's are taken up
-    again. title: of a progress bar, on a terminal. watch: gets the seconds of "images" and "features".
+    again. The rest as `in_turn`.
     """
-    watch = watch or Stopwatch()
     partial = cache.Partial(unfinished) if unfinished else None
     found = partial.blocks() if partial else []
     done = distributed.least(sum(map(_length, found)))
     while sum(map(_length, found)) > done:  # another process has less
         found.pop()
     block: list[Tensors] = []
-    hidden = title is None or distributed.rank() != 0 or not sys.stderr.isatty()
-    with tqdm(total=images.count, initial=done, desc=title, unit="images", disable=hidden) as bar:
-        for index, some in _ahead(images, batch, done, watch):
-            start = time.perf_counter()
-            left = images.count - done
-            gathered = {name: distributed.gather(t)[:left].cpu() for name, t in rows(some, index).items()}
-            watch.add("features", start)
-            block.append(gathered)
-            done += _length(gathered)
-            bar.update(_length(gathered))
-            if partial is None or sum(map(_length, block)) >= BLOCK:
-                found.append(_joined(block))
-                if partial is not None and distributed.rank() == 0:
-                    partial.add(done - _length(found[-1]), found[-1])
-                block = []
+    for part in in_turn(images, rows, batch=batch, first=done, title=title, watch=watch):
+        block.append(part)
+        if partial is None or sum(map(_length, block)) >= BLOCK:
+            found.append(_joined(block))
+            if partial is not None and distributed.rank() == 0:
+                partial.add(done, found[-1])
+            done += _length(found[-1])
+            block = []
     return _joined([*found, *block])
+
+
+def in_turn(
+    images: ImageSet,
+    rows: Rows,
+    *,
+    batch: int = 256,
+    first: int = 0,
+    title: str | None = None,
+    watch: Stopwatch | None = None,
+) -> Iterator[Tensors]:
+    """rows(images [B, C, H, W], index [B]) -> {name: [B, ...]} of image number `first` and those after it, batch by
+    batch, on the CPU, in every process.
+
+    Each process takes its share of a batch, and a thread makes the next images while rows of these are computed.
+    title: of a progress bar, on a terminal. watch: gets the seconds of "images" and "features".
+    """
+    watch = watch or Stopwatch()
+    left = images.count - first
+    hidden = title is None or distributed.rank() != 0 or not sys.stderr.isatty()
+    with tqdm(total=images.count, initial=first, desc=title, unit="images", disable=hidden) as bar:
+        for index, some in _ahead(images, batch, first, watch):
+            start = time.perf_counter()
+            part = {name: distributed.gather(t)[:left].cpu() for name, t in rows(some, index).items()}
+            watch.add("features", start)
+            left -= _length(part)
+            bar.update(_length(part))
+            yield part
 
 
 def _joined(blocks: list[Tensors]) -> Tensors:
@@ -98,11 +123,28 @@ def _length(block: Tensors) -> int:
     return len(next(iter(block.values())))
 
 
+def _shares(images: ImageSet, batch: int, first: int, watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """(index, images) of this process's shares."""
+    for part in distributed.shares(images.count, batch, first):
+        start = time.perf_counter()
+        index = torch.arange(part.start, part.stop, device=images.index_device)
+        # What a share has beyond the last image is dropped when all are gathered.
+        with torch.no_grad():
+            some = images.read(index.clamp(max=images.count - 1))
+        watch.add("images", start)
+        yield index, some
+
+
 def _ahead(images: ImageSet, batch: int, first: int, watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
-    """(index, images) of this process's shares, read by a thread, one batch ahead; with CUDA on a stream of its own."""
+    """`_shares`, read by a thread, one batch ahead; with CUDA on a stream of its own."""
+    if not images.threaded:
+        yield from _shares(images, batch, first, watch)
+        return
     coming: queue.Queue = queue.Queue(maxsize=1)
     stopped = threading.Event()
     cuda = images.index_device.type == "cuda"
+    # Weights may still be on their way to the device on the caller's stream.
+    here = torch.cuda.current_stream(images.index_device) if cuda else None
 
     def put(item: object) -> None:
         while not stopped.is_set():
@@ -112,21 +154,19 @@ def _ahead(images: ImageSet, batch: int, first: int, watch: Stopwatch) -> Iterat
                 continue
 
     def work() -> None:
-        stream = torch.cuda.Stream(images.index_device) if cuda else None
         try:
-            with torch.no_grad(), torch.cuda.stream(stream):
-                for part in distributed.shares(images.count, batch, first):
-                    if stopped.is_set():
-                        return
-                    start = time.perf_counter()
-                    index = torch.arange(part.start, part.stop, device=images.index_device)
-                    # What a share has beyond the last image is dropped when all are gathered.
-                    some = images.read(index.clamp(max=images.count - 1))
+            stream = torch.cuda.Stream(images.index_device) if cuda else None
+            if stream is not None and here is not None:
+                torch.cuda.set_device(images.index_device)  # a thread begins with the first
+                stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                for index, some in _shares(images, batch, first, watch):
                     ready = torch.cuda.Event() if cuda else None
                     if ready is not None:
                         ready.record()
-                    watch.add("images", start)
                     put((index, some, ready))
+                    if stopped.is_set():
+                        return
             put(None)
         except BaseException as error:  # is raised where it is waited for
             put(error)
@@ -138,10 +178,10 @@ def _ahead(images: ImageSet, batch: int, first: int, watch: Stopwatch) -> Iterat
             if isinstance(item, BaseException):
                 raise item
             index, some, ready = item
-            if ready is not None:
-                here = torch.cuda.current_stream(images.index_device)
+            if ready is not None and here is not None:
                 here.wait_event(ready)
                 some.record_stream(here)
+                index.record_stream(here)
             yield index, some
     finally:
         stopped.set()

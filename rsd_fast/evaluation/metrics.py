@@ -10,6 +10,7 @@ A proximal metric needs no clean image: A(G(z)) + sigma_obs eps against the obse
 
 import functools
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -24,10 +25,11 @@ from torch import Tensor
 from rsd_fast import __version__
 from rsd_fast.engine import distributed
 
-from . import cache
+from . import cache, formulas
 from .cache import Tensors
-from .frechet import Moments, check_length, frechet_distance, standard_error
-from .images import ImageSet, Stopwatch, collect
+from .formulas import LEAST, Result
+from .frechet import ROWS, Moments, check_length, frechet_distance, standard_error
+from .images import ImageSet, Stopwatch, collect, in_turn
 
 PROXIMAL = "proximal-"
 PIXEL = "pixel-fd"
@@ -35,9 +37,6 @@ NETWORK = ("fid", "kid", "is", "precision", "recall")
 METRICS = (PIXEL, *NETWORK, PROXIMAL + PIXEL, *(PROXIMAL + name for name in NETWORK if name != "is"))
 PAIRS = ("psnr", "ssim", "lpips")
 LOWER_IS_BETTER = ("pixel-fd", "fid", "kid", "lpips")  # proximal or not
-SEED = 2020  # of torch-fidelity's subsets and order, as its command line has it
-KID_SUBSETS, KID_SUBSET_SIZE, SPLITS = 100, 1000, 10
-PRC_PAIRS = 10**9  # of images, whose distances are all held at once, 4 bytes each
 
 Observe = Callable[[Tensor, Tensor], Tensor]
 
@@ -67,20 +66,13 @@ class Evaluation:
     features: str = "pixels"
     features_hash: str | None = None  # SHA-256 of the network's weights
     settings: dict[str, Any] = field(default_factory=dict)  # of the metric, where it has some
+    sampling: dict[str, Any] = field(default_factory=dict)  # how a run's samples were drawn, or images observed
     seed: int | None = None  # of the samples, where they were drawn from a run
     kimg: float | None = None
     checkpoint: str | None = None
     model_hash: str | None = None  # SHA-256 of the model's file
+    training: bool = False  # by the run itself, while it trained
     versions: dict[str, str] = field(default_factory=dict)
-
-
-class Result(NamedTuple):
-    """What a metric's formula gives."""
-
-    value: float
-    standard_error: float | None = None
-    floor: float | None = None
-    settings: dict[str, Any] | None = None
 
 
 class Space(NamedTuple):
@@ -131,7 +123,7 @@ class Evaluator:
         batch: int = 256,
         progress: bool = False,
     ) -> None:
-        self.metrics, self.observe, self.features = list(metrics), observe, features
+        self.metrics, self.observe, self.features = list(dict.fromkeys(metrics)), observe, features
         self.batch, self.progress = batch, progress
         self.references = {False: clean, True: observed}
         for metric in self.metrics:
@@ -144,73 +136,105 @@ class Evaluator:
             if isinstance(reference, Statistics) and metric not in ("fid", "is"):
                 raise ValueError(f"{metric}: needs the images of the reference; {reference.name} holds statistics")
         self.spaces = list(dict.fromkeys(Space.of(metric) for metric in self.metrics))
-        self.told = None if features is None else [features.name, features.digest, features.names]
+        self.told = (
+            None if features is None else [features.name, features.digest, features.names, str(features.device.type)]
+        )
         self.memo: dict[Any, Any] = {}  # what is computed of references
+        self.lengths: dict[tuple[Space, str], int] = {}  # of their features
+        self.shares: dict[tuple[Space, str], dict[str, Result]] = {}  # precision and recall, of one set of samples
 
     def __call__(self, samples: ImageSet, watch: Stopwatch | None = None) -> list[Evaluation]:
-        """One `Evaluation` a metric. watch: gets the seconds of images, features, reference and metrics."""
+        """One `Evaluation` a metric, of NaN where a sample is not finite. watch: gets the seconds of reference, images,
+        features and metrics. Raises ValueError for too few images, and for features that do not fit the reference's."""
         watch = watch or Stopwatch()
-        unfinished = None
-        if samples.digest is not None:
-            observed = self.references[True]
-            seen = None if observed is None else observed.digest
-            what = {"spaces": self.spaces, "features": self.told, "observed": seen, "batch": self.batch}
-            unfinished = cache.key(samples=samples.digest, num=samples.count, **what)
+        self.refuse_few(samples)
+        start = time.perf_counter()
+        for space in self.spaces:
+            self.reference(space, samples.count)
+        watch.add("reference", start)
+        name = self.unfinished(samples)
         made = collect(
             samples,
             self.rows,
             batch=self.batch,
-            unfinished=unfinished,
+            unfinished=name,
             title="samples" if self.progress else None,
             watch=watch,
         )
         start = time.perf_counter()
-        for space in self.spaces:
-            self.reference(space)
-        watch.add("reference", start)
-        start = time.perf_counter()
-        versions = software()
+        versions, self.shares = software(), {}
         found = [self.evaluation(metric, made, samples.count, versions) for metric in self.metrics]
         watch.add("metrics", start)
-        if unfinished is not None and distributed.rank() == 0:
-            cache.Partial(unfinished).remove()
+        if name is not None and distributed.rank() == 0:
+            cache.Partial(name).remove()
         return found
 
+    def refuse_few(self, samples: ImageSet) -> None:
+        """ValueError where there are too few images for a metric."""
+        for metric in self.metrics:
+            reference = None if metric == "is" else self.references[Space.of(metric).proximal]
+            least = LEAST.get(family(metric), 2)
+            for images in (samples, reference):
+                if isinstance(images, ImageSet) and images.count < least:
+                    raise ValueError(f"{metric}: needs at least {least} images, and {images.name} holds {images.count}")
+
+    def unfinished(self, samples: ImageSet) -> str | None:
+        """The name under which features of samples are kept until all are there."""
+        observed = self.references[True]
+        if samples.digest is None or not samples.kept or (isinstance(observed, ImageSet) and not observed.kept):
+            return None
+        seen = None if observed is None else observed.digest
+        what = {"spaces": self.spaces, "features": self.told, "observed": seen, "batch": self.batch}
+        return cache.key(samples=samples.digest, num=samples.count, **what)
+
     def rows(self, images: Tensor, index: Tensor) -> Tensors:
-        """What is compared of samples, by `_label`; each is observed once."""
+        """What is compared of samples, by `_label`, and whether each is finite; each is observed once."""
         views = {False: images}
         if self.observe is not None and any(space.proximal for space in self.spaces):
             views[True] = self.observe(images, index)
-        return {
-            _label(space, layer): rows
-            for space in self.spaces
-            for layer, rows in space.rows(views[space.proximal], self.features).items()
-        }
+        found = {"finite": torch.isfinite(images).flatten(1).all(1)}
+        for space in self.spaces:
+            for layer, rows in space.rows(views[space.proximal], self.features).items():
+                wanted = self.lengths.get((space, layer), rows.shape[1])
+                if rows.shape[1] != wanted:
+                    name = self.references[space.proximal].name  # type: ignore[union-attr]
+                    raise ValueError(
+                        f"reference: {name} has {wanted} features an image, and the samples have {rows.shape[1]}; are "
+                        "its images of another size, or its statistics of another network?"
+                    )
+                found[_label(space, layer)] = rows
+        return found
 
-    def reference(self, space: Space) -> Tensors | None:
-        """{layer: [N, D]} of the reference's images; None where they are not needed or not there."""
+    def reference(self, space: Space, num: int) -> Any:
+        """What is compared with: `Statistics`, `Pixels`, or features {layer: [N, D]}; None for the inception score."""
         images = self.references[space.proximal]
-        if not isinstance(images, ImageSet) or all(m == "is" for m in self.metrics if Space.of(m) == space):
+        if images is None or all(metric == "is" for metric in self.metrics if Space.of(metric) == space):
             return None
+        if isinstance(images, Statistics):
+            self.lengths[space, self.features.layers["fid"]] = len(images.mean)
+            return images
+        title = f"reference {images.name}" if self.progress else None
+        if space.pixels:
+            if (space, num) not in self.memo:
+                self.memo[space, num] = Pixels(images, num, batch=self.batch, title=title)
+            found = self.memo[space, num]
+            self.lengths[space, "pixels"] = found.length
+            return found
         if space not in self.memo:
-
-            def compute() -> Tensors:
-                title = f"reference {images.name}" if self.progress else None
-                rows = functools.partial(_rows_of, space, self.features)
-                return collect(images, rows, batch=self.batch, unfinished=name, title=title)
-
             name = None
-            if images.digest is not None and not space.pixels:  # pixels are read as fast from where they are
-                name = cache.key(reference=images.digest, num=images.count, features=self.told)
-            self.memo[space] = cache.remembered(name, compute)
+            if images.digest is not None and images.kept:
+                name = cache.key(reference=images.digest, num=images.count, features=self.told, versions=software())
+            rows = functools.partial(_rows_of, space, self.features)
+            self.memo[space] = cache.remembered(
+                name, lambda: collect(images, rows, batch=self.batch, unfinished=name, title=title)
+            )
+            self.lengths |= {(space, layer): rows.shape[1] for layer, rows in self.memo[space].items()}
         return self.memo[space]
 
     def evaluation(self, metric: str, made: Tensors, num: int, versions: dict[str, str]) -> Evaluation:
         space, name = Space.of(metric), family(metric)
-        layer = "pixels" if space.pixels else self.features.layers[name]
-        theirs = self.reference(space)
         reference = None if name == "is" else self.references[space.proximal]
-        result = self.compute(name, made[_label(space, layer)], None if theirs is None else theirs[layer], space)
+        result = self.compute(name, space, made) if made["finite"].all() else Result(math.nan)
         return Evaluation(
             metric=metric,
             value=result.value,
@@ -226,42 +250,78 @@ class Evaluator:
             versions=versions,
         )
 
-    def compute(self, name: str, mine: Tensor, theirs: Tensor | None, space: Space) -> Result:
+    def compute(self, name: str, space: Space, made: Tensors) -> Result:
+        layer = "pixels" if space.pixels else self.features.layers[name]
+        mine = made[_label(space, layer)]
         if name == "is":
-            return inception_score(mine)
-        if name in (PIXEL, "fid"):
-            fit, distance = (Moments, frechet_distance) if space.pixels else (_statistics, _fid)
-            return self.frechet(mine, theirs, space, fit, distance)
-        assert theirs is not None
-        if theirs.shape[1] != mine.shape[1]:
-            raise ValueError(f"{name}: {mine.shape[1]} features an image, and {theirs.shape[1]} of the reference")
+            return formulas.inception_score(mine)
+        theirs = self.reference(space, len(mine))
+        if isinstance(theirs, Pixels):
+            value = frechet_distance(Moments(*mine.split(ROWS)), theirs.moments)
+            return Result(value, standard_error(mine, *theirs.moments.fit()), theirs.floor)
+        if name == "fid":
+            return self.fid(mine, theirs, layer, space)
         if name == "kid":
-            return kid(mine, theirs)
-        found = precision_recall(mine, theirs)
-        return found[name]
+            return formulas.kid(mine, theirs[layer])
+        if (space, layer) not in self.shares:
+            self.shares[space, layer] = formulas.precision_recall(mine, theirs[layer])
+        return self.shares[space, layer][name]
 
-    def frechet(
-        self, mine: Tensor, theirs: Tensor | None, space: Space, fit: Callable[[Tensor], Any], distance: Any
-    ) -> Result:
-        """The distance, with what as many of the reference's own images would have."""
-        if theirs is None:
-            published = self.references[False]
-            assert isinstance(published, Statistics)
-            if mine.shape[1] != len(published.mean):
-                raise ValueError(
-                    f"reference: {published.name} holds statistics of {len(published.mean)} features, "
-                    f"and {self.features.name} makes {mine.shape[1]}"
-                )
-            mu = published.mean.astype(np.float32)  # as torch-fidelity keeps means
-            value = distance(fit(mine), {"mu": mu, "sigma": published.covariance.astype(np.float64)})
-            return Result(value, standard_error(mine, published.mean, published.covariance))
+    def fid(self, mine: Tensor, theirs: Any, layer: str, space: Space) -> Result:
+        if isinstance(theirs, Statistics):
+            mu = theirs.mean.astype(np.float32)  # as torch-fidelity keeps means
+            value = formulas.fid(formulas.statistics(mine), {"mu": mu, "sigma": theirs.covariance})
+            return Result(value, standard_error(mine, theirs.mean, theirs.covariance))
+        rows = theirs[layer]
         if ("fit", space) not in self.memo:
-            self.memo["fit", space] = fit(theirs), Moments(theirs).fit()
-        fitted, moments = self.memo["fit", space]
+            self.memo["fit", space] = formulas.statistics(rows), Moments(*rows.split(ROWS)).fit()
         if ("floor", space, len(mine)) not in self.memo:
-            self.memo["floor", space, len(mine)] = _floor(theirs, len(mine), lambda x, y: distance(fit(x), fit(y)))
-        value = distance(fit(mine), fitted)
+            chosen = split_of(len(rows), len(mine))
+            apart = [formulas.statistics(rows[part]) for part in (chosen, ~chosen)] if chosen.sum() > 1 else []
+            found = formulas.fid(*apart) if apart else math.nan
+            self.memo["floor", space, len(mine)] = floor(found, int(chosen.sum()), len(mine), *rows.shape)
+        statistics, moments = self.memo["fit", space]
+        value = formulas.fid(formulas.statistics(mine), statistics)
         return Result(value, standard_error(mine, *moments), self.memo["floor", space, len(mine)])
+
+
+class Pixels:
+    """Moments of the pixels of a reference, which itself is not kept, and the `floor` of `num` samples."""
+
+    def __init__(self, images: ImageSet, num: int, *, batch: int, title: str | None) -> None:
+        chosen, some, others = split_of(images.count, num), Moments(), Moments()
+
+        def rows(pictures: Tensor, index: Tensor) -> Tensors:
+            return {"index": index, **Space(False, True).rows(pictures, None)}
+
+        for part in in_turn(images, rows, batch=batch, title=title):
+            among = chosen[part["index"]]
+            for moments, mine in ((some, part["pixels"][among]), (others, part["pixels"][~among])):
+                if len(mine):
+                    moments.add(mine)
+        self.moments = some + others
+        self.length = len(self.moments.sum)
+        found = frechet_distance(some, others) if some.count > 1 else math.nan
+        self.floor = floor(found, some.count, num, images.count, self.length)
+
+
+def split_of(whole: int, num: int) -> Tensor:
+    """[whole] bool: some images, drawn at random, of a reference: `num`, or half of it where that is less."""
+    chosen = torch.zeros(whole, dtype=torch.bool)
+    order = torch.randperm(whole, generator=torch.Generator().manual_seed(formulas.SEED))
+    chosen[order[: min(num, whole // 2)]] = True
+    return chosen
+
+
+def floor(found: float, few: int, num: int, whole: int, length: int) -> float | None:
+    """What `num` images of the kind of `whole` ones have as their Frechet distance to those, from what `few` of these
+    have to the others; None where they are too few to tell.
+
+    That of samples of one distribution falls as 1 / num + 1 / N, if they are more than their features.
+    """
+    if few < 2 or (few < num and few < length):
+        return None
+    return found * (1 / num + 1 / whole) / (1 / few + 1 / (whole - few))
 
 
 def evaluate(metrics: Iterable[str], samples: ImageSet, **how: Any) -> list[Evaluation]:
@@ -275,91 +335,6 @@ def _rows_of(space: Space, features: Any, images: Tensor, index: Tensor) -> Tens
 
 def _label(space: Space, layer: str) -> str:
     return f"{'proximal' if space.proximal else 'clean'} {'pixels' if space.pixels else 'features'} {layer}"
-
-
-def _floor(reference: Tensor, num: int, distance: Callable[[Tensor, Tensor], float]) -> float | None:
-    """What `num` images of the kind of a reference [N, D] have as their Frechet distance to it; None where it holds too
-    few to tell. It is that of some of them to the others, brought to num and N: that of samples of one distribution
-    falls as 1 / num + 1 / N."""
-    few, whole = min(num, len(reference) // 2), len(reference)
-    if few < 2:
-        return None
-    order = torch.randperm(whole, generator=torch.Generator().manual_seed(SEED))
-    found = distance(reference[order[:few]], reference[order[few:]])
-    return found * (1 / num + 1 / whole) / (1 / few + 1 / (whole - few))
-
-
-# torch-fidelity's formulas
-
-
-def _statistics(features: Tensor) -> Any:
-    from torch_fidelity.metric_fid import fid_features_to_statistics
-
-    if len(features) < 2:
-        raise ValueError(f"a covariance needs at least 2 images, got {len(features)}")
-    return fid_features_to_statistics(features)
-
-
-def _fid(first: Any, second: Any) -> float:
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
-
-    if first["mu"].shape != second["mu"].shape:
-        raise ValueError(f"fid: {len(first['mu'])} features an image, and {len(second['mu'])} of the reference")
-    return fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID]
-
-
-def kid(mine: Tensor, theirs: Tensor) -> Result:
-    """The mean over 100 subsets of 1000 images (of all, where there are fewer).
-
-    Its standard error is a delete-d jackknife (Shao and Wu 1989): subsets of m of n scatter by sqrt((n - m) / m) times
-    what n images do.
-    """
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
-
-    size = min(KID_SUBSET_SIZE, len(mine), len(theirs))
-    if size < 2:
-        raise ValueError(f"kid: needs at least 2 images, got {size}")
-    settings = {"subsets": KID_SUBSETS, "subset_size": size}
-    found = kid_features_to_metric(
-        mine, theirs, kid_subsets=KID_SUBSETS, kid_subset_size=size, rng_seed=SEED, verbose=False
-    )
-    least = min(len(mine), len(theirs))
-    error = found[KEY_METRIC_KID_STD] * (size / (least - size)) ** 0.5 if least > size else None
-    return Result(found[KEY_METRIC_KID_MEAN], error, None, settings)
-
-
-def inception_score(logits: Tensor) -> Result:
-    """Over 10 parts of the images; the standard error is that of the parts' mean."""
-    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
-
-    if len(logits) < SPLITS:
-        raise ValueError(f"is: needs at least {SPLITS} images, got {len(logits)}")
-    found = isc_features_to_metric(logits, splits=SPLITS, shuffle=True, rng_seed=SEED)
-    error = found[KEY_METRIC_ISC_STD] / (SPLITS - 1) ** 0.5  # torch-fidelity divides by SPLITS
-    return Result(found[KEY_METRIC_ISC_MEAN], error, None, {"splits": SPLITS})
-
-
-def precision_recall(mine: Tensor, theirs: Tensor) -> dict[str, Result]:
-    """With balls to the third neighbour (Kynkaanniemi et al. 2019). Standard errors are those of a share of so many
-    images; that the balls vary, too, is not in them."""
-    from torch_fidelity import metric_prc
-
-    neighbours = 3
-    least = min(len(mine), len(theirs))
-    if least <= neighbours:
-        raise ValueError(f"precision: needs more than {neighbours} images, got {least}")
-    found = metric_prc.prc_features_to_metric(
-        mine,
-        theirs,
-        prc_neighborhood=neighbours,
-        save_cpu_ram=len(mine) * len(theirs) > PRC_PAIRS,
-        verbose=False,
-    )
-    counts = {"precision": len(mine), "recall": len(theirs)}
-    return {
-        name: Result(found[name], (found[name] * (1 - found[name]) / num) ** 0.5, None, {"neighbours": neighbours})
-        for name, num in counts.items()
-    }
 
 
 def software() -> dict[str, str]:

@@ -28,8 +28,8 @@ def evaluate_pairs(
 ) -> list[Evaluation]:
     """Means over all pairs, with their standard errors. Images are [C, H, W] in [-1, 1], clipped to that.
 
-    psnr in dB, of a range of 2; ssim with a Gaussian window of 11 pixels; lpips of AlexNet, for images of 1 or 3
-    channels. Raises ValueError on an unknown metric, on sets of unlike number or shape, and without LPIPS's weights.
+    psnr in dB; ssim with a Gaussian window of 11 pixels, of images scaled to [0, 1]; lpips of AlexNet, for images of 1
+    or 3 channels. Raises ValueError on an unknown metric, sets of unlike number or shape, and without LPIPS's weights.
     """
     for metric in metrics:
         check(metric, PAIRS)
@@ -77,7 +77,9 @@ def _formula(metric: str, device: str | torch.device) -> Callable[[Tensor, Tenso
     def ssim(x: Tensor, y: Tensor) -> Tensor:
         if min(x.shape[2:]) < LEAST_SSIM:
             raise ValueError(f"ssim: needs images of at least {LEAST_SSIM} pixels a side, got {list(x.shape[2:])}")
-        return structural_similarity_index_measure(x, y, data_range=(-1.0, 1.0), reduction="none").reshape(len(x))  # type: ignore[union-attr]
+        found = structural_similarity_index_measure((x + 1) / 2, (y + 1) / 2, data_range=1.0, reduction="none")
+        assert isinstance(found, Tensor)
+        return found.reshape(len(x))
 
     return ssim
 

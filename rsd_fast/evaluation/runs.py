@@ -1,5 +1,6 @@
 """Evaluating what a path names: a run, whose samples are drawn, or images already there."""
 
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -83,27 +84,31 @@ def evaluate_path(
     num: samples, by default as many as there are reference images. Raises ValueError, also for options that do not
     apply, DataError or RunError.
     """
+    metrics = list(dict.fromkeys(metrics))
     refuse_options(metrics, path, reference, observed, compared)
     proximal = [metric for metric in metrics if metric.startswith(PROXIMAL)]
     sampler = None
     if is_run(path):
-        sampler = Sampler(path, device, **asdict(sampled))
+        sampler = Sampler(path, distributed.local_device(device), **asdict(sampled))
         if observed.corruption is not None or observed.sigma_obs is not None:
             name = "corruption" if observed.corruption is not None else "sigma_obs"
             raise ValueError(f"{name}: {path} is a run, and says itself how its observations came about")
-    elif sampled.truncate:
-        raise ValueError(f"truncate: {path} is no run, but a set of images")
+    else:
+        for name in ("steps", "truncate", "compile", "cuda_graphs"):
+            if getattr(sampled, name) != getattr(SAMPLED, name):
+                raise ValueError(f"{name}: {path} is no run, but a set of images")
     if proximal == metrics and observed.observations is None and reference is not None:
         simulate = observed.simulate or (sampler is not None and sampler.config.observations.simulate)
         observed = replace(observed, observations=reference, simulate=simulate)
     if observed.simulate and observed.observations is None:
         raise ValueError("simulate: applies to --observations, and none are given")
 
-    config = None if sampler is None else sampler.config
+    config, given = None if sampler is None else sampler.config, num
     data = open_data(config, observed, seed) if proximal else None
     clean = open_clean(str(reference), config, seed) if len(proximal) < len(metrics) and reference else None
     seen = None if data is None else pictures_of(data)
-    if num is None:
+    pairs = [metric for metric in metrics if metric in PAIRS]
+    if num is None and not (pairs and sampler is None):
         num = clean.count if isinstance(clean, ImageSet) else seen.count if seen is not None else None
     if sampler is not None:
         if num is None:
@@ -111,6 +116,8 @@ def evaluate_path(
         samples = samples_of(sampler, num, seed, compared.batch, sampled)
     else:
         images = open_source(path)
+        if given is not None and given > len(images):
+            raise ValueError(f"num: {path} holds {len(images)} images, fewer than {given}")
         samples = ImageSet(
             name=images.name,
             count=min(num or len(images), len(images)),
@@ -120,15 +127,15 @@ def evaluate_path(
     if not compared.cache:
         clean, seen, samples = (_unkept(images) for images in (clean, seen, samples))
 
-    pairs = [metric for metric in metrics if metric in PAIRS]
     if pairs:
         if sampler is not None:
             raise ValueError(f"{pairs[0]}: of images and the truth of each; what a run makes has none")
-        assert isinstance(clean, ImageSet)
+        if not isinstance(clean, ImageSet):
+            raise ValueError(f"{pairs[0]}: needs the truth of each image, and {reference} holds statistics")
         results = evaluate_pairs(
             pairs,
             samples,
-            replace(clean, count=min(num or clean.count, clean.count)),
+            clean if given is None else replace(clean, count=min(given, clean.count)),
             device=device,
             batch=compared.batch,
             progress=compared.progress,
@@ -146,10 +153,11 @@ def evaluate_path(
         )
         results = evaluator(samples, compared.watch)
     if sampler is not None:
-        results = [of_model(result, sampler, seed) for result in results]
-        run = Run.of(sampler.file)
-        if run is not None and distributed.rank() == 0:
-            run.add_metrics([asdict(result) for result in results])
+        results = of_model(results, sampler, seed, sampled)
+        record(sampler.file, results)
+    elif proximal:
+        how = {"corruption": observed.corruption, "sigma_obs": observed.sigma_obs}
+        results = [replace(result, seed=seed, sampling=how) for result in results]
     return results
 
 
@@ -215,18 +223,38 @@ def samples_of(sampler: Sampler, num: int, seed: int, batch: int, how: HowSample
             **asdict(how),
         ),
         index_device=sampler.device,
+        threaded=not (how.compile or how.cuda_graphs),
     )
 
 
-def of_model(result: Evaluation, sampler: Sampler, seed: int) -> Evaluation:
-    """With what is to be said of the model."""
-    return replace(
-        result,
-        seed=seed,
-        kimg=sampler.kimg,
-        checkpoint=sampler.file.parent.name,
-        model_hash=cache.file_digest(sampler.file),
-    )
+def of_model(results: list[Evaluation], sampler: Sampler, seed: int, how: HowSampled) -> list[Evaluation]:
+    """With what is to be said of the model, and of how it was sampled."""
+    sampling: dict[str, Any] = {"precision": how.precision}
+    if not sampler.one_step:
+        sampling |= {"steps": how.steps, "truncate": how.truncate}
+    model = cache.file_digest(sampler.file)
+    return [
+        replace(
+            result,
+            sampling=sampling,
+            seed=seed,
+            kimg=sampler.kimg,
+            checkpoint=sampler.file.parent.name,
+            model_hash=model,
+        )
+        for result in results
+    ]
+
+
+def record(file: Path, results: list[Evaluation]) -> None:
+    """Append them to the metrics.jsonl of the run of whose checkpoints the model is one, if it is."""
+    run = Run.of(file) if file.parent.parent.name == "checkpoints" else None
+    if run is None or distributed.rank() != 0:
+        return
+    try:
+        run.add_metrics([asdict(result) for result in results])
+    except OSError as error:
+        warnings.warn(f"{run.metrics_path}: not recorded there ({error.strerror})", stacklevel=2)
 
 
 def array_digest(source: ImageArray) -> str:
@@ -243,7 +271,9 @@ def pictures_of(data: ObservedDataset) -> ImageSet:
         seed=data.seed,
         simulate=data.simulate,
     )
-    return ImageSet(name=data.source.name, count=len(data), read=data.pictures, digest=digest)
+    # Somebody's own operator may do something else tomorrow under the same name.
+    kept = corruptions.is_ours(data.corruption)
+    return ImageSet(name=data.source.name, count=len(data), read=data.pictures, digest=digest, kept=kept)
 
 
 def observe_as(data: ObservedDataset, config: RunConfig | None, seed: int) -> Observe:
@@ -296,7 +326,7 @@ def read_statistics(path: str) -> Statistics | None:
 
 
 def _unkept(images: Any) -> Any:
-    return replace(images, digest=None) if isinstance(images, ImageSet) else images
+    return replace(images, kept=False) if isinstance(images, ImageSet) else images
 
 
 def is_run(path: str) -> bool:
@@ -330,6 +360,10 @@ def open_data(config: RunConfig | None, how: HowObserved, seed: int) -> Observed
         if images.sigma is not None:
             raise ValueError(f"observations: {source} holds sigma_obs of each image; evaluate a run, which knows of it")
         levels = how.sigma_obs
-    return ObservedDataset(
+    data = ObservedDataset(
         images, corruption=corruptions.parse(corruption), sigma_obs=levels, seed=seed, simulate=simulate
     )
+    if run is not None and data.observation_shape != run.observation_shape:
+        shapes = list(data.observation_shape), list(run.observation_shape)
+        raise DataError(f"{source}: observations of shape {shapes[0]}, but the run's are {shapes[1]}")
+    return data

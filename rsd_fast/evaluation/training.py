@@ -1,6 +1,6 @@
 """Evaluating the checkpoints of a run while it trains, without a clean image."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,10 @@ class CheckpointEvaluator:
         seed, num = self.config.training.seed, self.config.monitoring.eval_num
         device = distributed.local_device(self.config.training.device)
         sampler = Sampler(checkpoint, device, **asdict(self.how))
-        results = self.evaluator(samples_of(sampler, num, seed, self.batch, self.how))
-        return [asdict(of_model(result, sampler, seed)) for result in results]
+        # Not kept while they come: they take less long than the training that a kill costs.
+        samples = replace(samples_of(sampler, num, seed, self.batch, self.how), kept=False)
+        results = of_model(self.evaluator(samples), sampler, seed, self.how)
+        return [asdict(replace(result, training=True)) for result in results]
 
 
 def refuse_metrics(monitoring: Monitoring) -> None:

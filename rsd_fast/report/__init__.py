@@ -1,5 +1,6 @@
 """One page about a run, for somebody who knows neither the paper nor the code: did it work, and how can one tell?"""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -43,12 +44,13 @@ def write_report(
     png: a folder for its figures as PNG files. seed, device: of the samples that are drawn for it.
     Raises RunError where there is no run. What the run lacks is left out, and the page says so.
     """
-    path = Path(run) / "report.html" if out is None else Path(out)
+    record = read_record(run)
+    path = record.run.path / "report.html" if out is None else Path(out)
     if path.suffix not in (".html", ".htm"):
         raise ValueError(f"out: expected FILE.html, got {path}")
     if path.is_dir():
         raise ValueError(f"out: {path} is a folder")
-    content = gather(read_record(Path(run)), seed, device)
+    content = gather(record, seed, device)
     if png is not None:
         write_figures(content, Path(png))
     files.write_text(path, render(content))
@@ -113,9 +115,8 @@ def _paths(sampler: Sampler | str, seed: int) -> Image.Image | str:
 def _observations(record: Record, dataset: ObservedDataset | str) -> Image.Image | str:
     """As training showed them, or from the data: a distillation's run has no picture of them."""
     path = record.run.samples / "observations.png"
-    if path.is_file():
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+    with contextlib.suppress(OSError):  # there is none, or a broken one
+        return Image.open(path).convert("RGB")
     if isinstance(dataset, str):
         return dataset
     return pictures.grid(dataset.pictures(torch.arange(min(PICTURED, len(dataset)))))

@@ -23,7 +23,7 @@ from .drawn import COLUMNS, Neighbours
 from .figures import Drawn
 from .reading import Measurement, Record, last, number
 from .style import CSS, SLIDER
-from .verdict import Sign, Verdict
+from .verdict import Sign, Verdict, measurable
 
 MOST_GRIDS = 24
 GRID_BYTES = 6 * 2**20  # of all grids together; they are encoded with loss where they are more
@@ -110,7 +110,7 @@ def words(text: str) -> str:
 
 
 def no_metrics(record: Record) -> str:
-    return f"Never measured. One measurement: rsd-fast evaluate --run {record.run.path} --metrics proximal-pixel-fd"
+    return f"Never measured. One measurement: rsd-fast evaluate --run {record.run.path} --metrics {measurable(record)}"
 
 
 def verdict_box(content: Content) -> str:
@@ -319,7 +319,7 @@ def evaluations(measurements: Iterable[Measurement]) -> str:
                 m.checkpoint or shown(m.kimg),
                 m.metric,
                 f"{m.value:.5g}{error}",
-                shown(m.floor),
+                shown(m.floor, 5),
                 shown(m.num),
                 hashed(line, "reference"),
                 shown(number(line.get("num_reference"))),
@@ -332,8 +332,8 @@ def evaluations(measurements: Iterable[Measurement]) -> str:
     return table(escaped, heads) if rows else missing("None.")
 
 
-def shown(value: float) -> str:
-    return f"{value:.10g}" if math.isfinite(value) else "–"
+def shown(value: float, digits: int = 10) -> str:
+    return f"{value:.{digits}g}" if math.isfinite(value) else "–"
 
 
 def hashed(line: dict, key: str) -> str:

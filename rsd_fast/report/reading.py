@@ -1,15 +1,17 @@
 """What a run says of itself in its files, old and broken ones included: what cannot be read is left out."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from rsd_fast.config import Distill, RunConfig
 from rsd_fast.engine import Run, RunError
-from rsd_fast.engine.checkpoint import read_lines
+from rsd_fast.engine.checkpoint import POINTERS, read_lines
 from rsd_fast.evaluation.metrics import LOWER_IS_BETTER, PROXIMAL
 
 Line = dict[str, Any]
@@ -42,7 +44,7 @@ class Measurement:
     def comparable(self) -> tuple[str, ...]:
         """Measurements are compared only where this is equal."""
         reference = self.line.get("reference_hash") or self.line.get("reference")
-        others = (self.line.get(name) for name in ("features_hash", "num_reference", "settings"))
+        others = (self.line.get(name) for name in ("features_hash", "num_reference", "settings", "sampling"))
         return self.metric, self.features, f"{self.num:g}", str(reference), *map(str, others)
 
 
@@ -94,9 +96,10 @@ class Record:
         return last(self.column("seconds"))
 
 
-def read_record(path: str | Path) -> Record:
+def read_record(path: str | os.PathLike) -> Record:
     """Raises RunError where there is no run."""
-    run = Run(Path(path))
+    path = Path(path)
+    run = Run(path.parent if path.is_file() and path.name in POINTERS else path)
     if not run.path.exists():
         raise RunError(f"{run.path}: no such run")
     config = run.read_config()
@@ -161,12 +164,14 @@ def _of_teacher(config: Distill) -> list[Measurement]:
 
 
 def _grids(folder: Path) -> list[tuple[str, Path]]:
-    """The sample grids KIMG.png."""
+    """The sample grids KIMG.png that are whole."""
     found = []
     for path in folder.glob("*.png"):
         try:
+            with Image.open(path) as picture:
+                picture.verify()
             found.append((float(path.stem), path))
-        except ValueError:  # the observations, or a stranger's
+        except (ValueError, OSError, SyntaxError):  # the observations, a stranger's, or a broken one
             continue
     return [(f"{kimg:g}", path) for kimg, path in sorted(found)]
 

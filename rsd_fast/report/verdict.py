@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsd_fast.evaluation.frechet import MAX_FEATURES
+
 from .reading import Measurement, Record, last
 
 # Of the distance between the start and the floor, what may be left for a run to have worked. A half is lenient: what is
 # left after a good run depends on the data, while a run that failed stays near its start, or beyond.
 WORKED_REMAINDER = 0.5
+LATE = 0.1  # of the run: a first measurement after it tells nothing about the start
 CLOSE_TO_FLOOR = 2.0  # times the floor: near what real images have, wherever the run began
 IMPROVING_DROP = 0.05  # over the last quarter of the run; less would not be worth another run
 WORSE_RISE = 0.1  # of the last over the best; measurements of neighbouring checkpoints differ by a few per cent
@@ -81,7 +84,7 @@ def judge(record: Record) -> Verdict:
             headline="Not known yet: no distance to the data was measured.",
             text="Losses alone do not tell whether the images are good.",
             advice="Train with --eval-kimg, or measure the newest checkpoint, and make this report again:",
-            command=f"rsd-fast evaluate --run {run} --metrics proximal-pixel-fd",
+            command=f"rsd-fast evaluate --run {run} --metrics {measurable(record)} --num 1000",
         )
     best = best_of(series)
     if best is None:
@@ -111,6 +114,14 @@ def judge(record: Record) -> Verdict:
     )
 
 
+def measurable(record: Record) -> str:
+    """Metrics, and their features, that images of the run's size have."""
+    shapes = record.config.observations.image_shape, record.config.observations.observation_shape
+    if min(map(math.prod, shapes)) <= MAX_FEATURES:
+        return "proximal-pixel-fd"
+    return "proximal-fid --features efficientnet-lite0"
+
+
 ADVICE = {  # followed by the name of the best checkpoint
     "worked": "Look at the samples below, then use the best checkpoint",
     "improving": "Go on with --resume and a larger --kimg. Until then use the best checkpoint",
@@ -128,8 +139,11 @@ def _state(series: tuple[Measurement, ...], best: Measurement) -> tuple[str, str
     good = floor > 0 and best.value <= CLOSE_TO_FLOOR * floor
     good |= best.value - floor <= WORKED_REMAINDER * (start.value - floor) and differ(start, best)
     indistinguishable = floor > 0 and best.value <= floor + STANDARD_ERRORS * (best.error if best.error > 0 else 0)
+    late = series[0].kimg > LATE * newest.kimg
     if len(series) == 1 and not good:
         return "unknown", "Not known: it was measured only once."
+    if late and not good:
+        return "unknown", f"Not known: it was not measured before {series[0].kimg:g} kimg."
     if good and rose(best, newest):
         return "worse", f"Got worse after {best.kimg:g} kimg: use the best checkpoint, not the last."
     if indistinguishable:  # what is left to improve is chance
