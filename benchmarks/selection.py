@@ -157,7 +157,7 @@ def plot(rows: dict[str, list[dict]], path: Path) -> None:
                 f"{ROWS[name][0]}\nSpearman {told['spearman']:.2f}, pick {above:.1f} % above the best", fontsize=10
             )
             axes.grid(alpha=0.3)
-            if line is panels[-1]:
+            if space == FEATURES:
                 axes.set_xlabel("thousand images distilled")
         line[0].set_ylabel(f"Frechet distance, {space}")
     panels[0, 0].legend(fontsize=9)

@@ -165,7 +165,7 @@ def _metric(
                 axes.axhline(floor, color=colour, linestyle="--", linewidth=1, label=f"real images {floor:.3g}")
             shown += [*y, floor]
             for label, found in others:
-                if found.comparable == series[0].comparable and math.isfinite(found.value):
+                if found.measure == series[0].measure and math.isfinite(found.value):
                     axes.axhline(found.value, color=GREY, linestyle=":", label=plain(f"{label} {found.value:.3g}"))
                     shown.append(found.value)
         values = finite(shown)

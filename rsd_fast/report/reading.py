@@ -41,11 +41,16 @@ class Measurement:
         return self.metric.removeprefix(PROXIMAL) in LOWER_IS_BETTER
 
     @property
-    def comparable(self) -> tuple[str, ...]:
-        """Measurements are compared only where this is equal."""
+    def measure(self) -> tuple[str, ...]:
+        """By what it was measured, whoever made the samples."""
         reference = self.line.get("reference_hash") or self.line.get("reference")
-        others = (self.line.get(name) for name in ("features_hash", "num_reference", "settings", "sampling"))
+        others = (self.line.get(name) for name in ("features_hash", "num_reference", "settings"))
         return self.metric, self.features, f"{self.num:g}", str(reference), *map(str, others)
+
+    @property
+    def comparable(self) -> tuple[str, ...]:
+        """Measurements of one model's checkpoints are compared only where this is equal."""
+        return *self.measure, str(self.line.get("sampling"))
 
 
 @dataclass(frozen=True, kw_only=True)

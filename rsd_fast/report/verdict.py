@@ -101,7 +101,7 @@ def judge(record: Record) -> Verdict:
         command = (
             f"rsd-fast sample --run {shlex.quote(str(record.run.path / 'checkpoints' / name))} --num 64 --out samples"
         )
-    teacher = last(np.array([found.value for found in record.of_teacher if found.comparable == best.comparable]))
+    teacher = last(np.array([found.value for found in record.of_teacher if found.measure == best.measure]))
     return Verdict(
         state=state,
         headline=headline,
