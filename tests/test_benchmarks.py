@@ -168,3 +168,32 @@ def test_whole_steps_are_timed_plain_and_full(tmp_path, phase):
         assert plain["useful_images_per_sec"] < 0.7 * plain["images_per_sec"]
         assert full["useful_images_per_sec"] == full["images_per_sec"]
     assert {path.suffix for path in (tmp_path / "profiles").iterdir()} == {".json", ".txt"}
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_timed_by_stage(tmp_path):
+    command = [sys.executable, str(FOLDER / "evaluation.py"), "--small", "--num", "64", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "evaluation.json")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads((tmp_path / "evaluation.json").read_text())["seconds"]
+    assert all(first[stage] > 0 for stage in ("reference", "images", "features", "metrics", "total"))
+    assert second["reference"] < first["reference"] / 5
+
+
+def test_selection_is_summed_up(monkeypatch):
+    pytest.importorskip("torch_fidelity")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import selection
+
+    clean, proximal = [9.0, 5.0, 4.0, 4.2], [8.0, 3.0, 2.5, 2.0]
+    found = [
+        {"metric": metric, "kimg": float(kimg), "value": value}
+        for metric, values in (("pixel-fd", clean), ("proximal-pixel-fd", proximal))
+        for kimg, value in enumerate(values)
+    ]
+    told = selection.summary(found[::-1], "pixels")
+    assert (told["spearman"], told["spearman_second_half"]) == (0.8, -1.0)
+    assert (told["picked_kimg"], told["best_kimg"], told["picked_over_best"]) == (3.0, 2.0, 1.05)
+    assert told["last_over_best"] == 1.05
