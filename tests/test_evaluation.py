@@ -11,7 +11,7 @@ from scipy import linalg
 from rsd_fast.evaluation import ImageSet, Moments, Stopwatch, evaluate, frechet_distance
 from rsd_fast.evaluation.frechet import MAX_FEATURES, standard_error
 from rsd_fast.evaluation.images import collect
-from rsd_fast.evaluation.metrics import floor, split_of
+from rsd_fast.evaluation.metrics import Space, floor, split_of
 
 
 def moments(values, batch=None):
@@ -378,7 +378,7 @@ def test_pixels_of_a_reference_are_not_kept():
     reference = images(200, 1)
     evaluator = Evaluator(["pixel-fd"], clean=ImageSet.of(reference), batch=64)
     (result,) = evaluator(ImageSet.of(images(50, 0)))
-    (pixels,) = evaluator.memo.values()
+    pixels = evaluator.memo[Space(False, True), 50]
     assert not any(isinstance(value, torch.Tensor) for value in vars(pixels).values())
     values = images(50, 0).flatten(1).double().numpy()
     assert result.value == pytest.approx(scipy_distance(values, reference.flatten(1).double().numpy()), rel=1e-6)
@@ -429,7 +429,7 @@ def test_a_reference_of_another_size_raises():
         reads.append(index)
         return images(9, 0)[index]
 
-    with pytest.raises(ValueError, match=r"reference: large has 16 features an image, and the samples have 9"):
+    with pytest.raises(ValueError, match=r"reference: large is of size \[4, 4\], the samples of \[3, 3\]"):
         samples = ImageSet(name="s", count=9, read=read)
         evaluate(["pixel-fd"], samples, clean=ImageSet.of(images(9, 1, (1, 4, 4)), "large"), batch=2)
     assert len(reads) <= 3, "found out with the first batch"

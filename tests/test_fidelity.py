@@ -375,6 +375,12 @@ def test_observations_of_another_shape_than_the_runs_are_refused(tmp_path, gener
         evaluate_path(["proximal-fid"], generator, reference=str(tmp_path / "large.npz"), num=20, compared=LITE)
 
 
+def test_a_reference_of_another_size_is_not_resized(tmp_path, generator):
+    write_npz(tmp_path / "large.npz", torch.zeros(30, 1, 16, 16))
+    with pytest.raises(ValueError, match=r"large is of size \[16, 16\], the samples of \[8, 8\]"):
+        evaluate_path(["fid"], generator, reference=str(tmp_path / "large.npz"), num=20, compared=LITE)
+
+
 def test_precision_and_recall_are_computed_once(monkeypatch, generator):
     from torch_fidelity import metric_prc
 

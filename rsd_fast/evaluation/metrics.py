@@ -194,16 +194,29 @@ class Evaluator:
             views[True] = self.observe(images, index)
         found = {"finite": torch.isfinite(images).flatten(1).all(1)}
         for space in self.spaces:
+            self.refuse_size(space, views[space.proximal])
             for layer, rows in space.rows(views[space.proximal], self.features).items():
                 wanted = self.lengths.get((space, layer), rows.shape[1])
                 if rows.shape[1] != wanted:
                     name = self.references[space.proximal].name  # type: ignore[union-attr]
                     raise ValueError(
-                        f"reference: {name} has {wanted} features an image, and the samples have {rows.shape[1]}; are "
-                        "its images of another size, or its statistics of another network?"
+                        f"reference: {name} has {wanted} features an image, and the samples have {rows.shape[1]}; "
+                        "are its images of other channels, or its statistics of another network?"
                     )
                 found[_label(space, layer)] = rows
         return found
+
+    def refuse_size(self, space: Space, images: Tensor) -> None:
+        """ValueError for images [B, C, H, W] of another size than the reference's: a network, which resizes them, would
+        not notice."""
+        reference = self.references[space.proximal]
+        if not isinstance(reference, ImageSet):
+            return
+        if ("size", space) not in self.memo:
+            self.memo["size", space] = list(reference.read(torch.zeros(1, dtype=torch.int64)).shape[2:])
+        size = self.memo["size", space]
+        if list(images.shape[2:]) != size:
+            raise ValueError(f"reference: {reference.name} is of size {size}, the samples of {list(images.shape[2:])}")
 
     def reference(self, space: Space, num: int) -> Any:
         """What is compared with: `Statistics`, `Pixels`, or features {layer: [N, D]}; None for the inception score."""
