@@ -156,3 +156,10 @@ def test_without_the_client_an_id_is_a_missing_path_with_a_hint(monkeypatch):
 def test_offline_an_id_is_refused_in_one_line():
     with pytest.raises(RunError, match=r"^jane/galaxies: no such file here, and not to be had from the hub: .*cache$"):
         load("jane/galaxies")
+
+
+def test_a_measurement_of_the_card_has_its_error_and_no_reference_where_there_is_none():
+    line = {"metric": "is", "value": 9.12345, "standard_error": 0.0512, "num": 50, "reference": None, "features": "x"}
+    assert push._measured(line) == "| is | 9.1235 ± 0.051 | 50 |  | x |"
+    del line["standard_error"]  # as older runs have it
+    assert push._measured(line | {"reference": "a/clean.npz"}) == "| is | 9.1235 | 50 | clean.npz | x |"

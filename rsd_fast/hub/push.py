@@ -1,7 +1,6 @@
 """A run, pushed with a card that says what it is."""
 
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -56,7 +55,7 @@ def write_folder(
     samples = Run(Path(run)).samples / f"{file.parent.name}.png"
     if samples.is_file():
         shutil.copyfile(samples, folder / "samples.png")
-    metrics = _metrics(Run(Path(run)).metrics_path, file.parent.name)
+    metrics = _metrics(Run(Path(run)), file.parent.name)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     card = model_card(config, kimg, parameters, metrics, repo_id=repo_id, license=license, picture=samples.is_file())
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -80,18 +79,18 @@ def _name(teacher: Path) -> str:
     return f"{folder.parents[1].name}/{folder.name}" if folder.parent.name == "checkpoints" else folder.name
 
 
-def _metrics(path: Path, checkpoint: str) -> list[dict[str, Any]]:
-    """The newest evaluation of each kind, of a checkpoint, from a run's metrics.jsonl."""
-    newest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # the last line of a process that was killed while it wrote
-            if record.get("checkpoint") == checkpoint:
-                newest[tuple(record.get(k) for k in ("metric", "reference", "num", "features", "seed"))] = record
-    return list(newest.values())
+def _metrics(run: Run, checkpoint: str) -> list[dict[str, Any]]:
+    """The newest evaluation of each kind, of a checkpoint."""
+    kind = ("metric", "reference", "num", "features", "seed")
+    mine = [record for record in run.metrics() if record.get("checkpoint") == checkpoint]
+    return list({tuple(record.get(name) for name in kind): record for record in mine}.values())
+
+
+def _measured(m: dict[str, Any]) -> str:
+    """A line of the card's table."""
+    error = f" ± {m['standard_error']:.2g}" if m.get("standard_error") else ""
+    reference = "" if m["reference"] is None else Path(str(m["reference"])).name
+    return f"| {m['metric']} | {m['value']:.4f}{error} | {m['num']} | {reference} | {m['features']} |"
 
 
 def model_card(
@@ -134,10 +133,7 @@ def model_card(
     table = [f"| {name} | {value} |" for name, value in rows]
     if metrics:
         measured = ["| metric | value | samples | reference | features |", "|---|---|---|---|---|"]
-        measured += [
-            f"| {m['metric']} | {m['value']:.4f} | {m['num']} | {Path(str(m['reference'])).name} | {m['features']} |"
-            for m in metrics
-        ]
+        measured += map(_measured, metrics)
     else:
         measured = ["None recorded; `rsd-fast evaluate` appends them to a run."]
     use = (
