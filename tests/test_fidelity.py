@@ -1,6 +1,7 @@
 """Metrics of features against torch-fidelity's own command line, NumPy and SciPy, and what comes with each number."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import linalg
+from threadpoolctl import threadpool_limits
 
 from rsd_fast.data import open_source, write_npz
 from rsd_fast.evaluation import (
@@ -56,6 +58,7 @@ def command_line(first, second, *options):
     code = "import rsd_fast.evaluation.features; from torch_fidelity.fidelity import main; main()"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, "--input1", first, "--input2", second, *options, *ALWAYS],
+        env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")},
         capture_output=True,
         text=True,
         check=True,
@@ -69,8 +72,15 @@ def printed(results):
     return {names.get(r.metric, r.metric): f"{r.value:.7g}" for r in results}
 
 
+@pytest.fixture
+def one_thread():
+    """As `command_line` has it: sums of float32 in another order differ in the last of the printed digits."""
+    with threadpool_limits(1):
+        yield
+
+
 @pytest.mark.parametrize("features", ["pixels", "efficientnet-lite0"])
-def test_values_are_those_of_torch_fidelitys_command_line(tmp_path, features):
+def test_values_are_those_of_torch_fidelitys_command_line(tmp_path, features, one_thread):
     first, second = folder(digits(240), tmp_path / "a"), folder(digits(300, 700) * 0.9, tmp_path / "b")
     ours = evaluate_path(METRICS, str(first), reference=str(second), compared=HowCompared(features=features))
     assert ours[1].settings == {"subsets": 100, "subset_size": 240}
@@ -80,7 +90,7 @@ def test_values_are_those_of_torch_fidelitys_command_line(tmp_path, features):
 
 
 @pytest.mark.slow
-def test_inception_is_torch_fidelitys(tmp_path, monkeypatch):
+def test_inception_is_torch_fidelitys(tmp_path, monkeypatch, one_thread):
     """Random weights, as no download is to be had: the path from image to number is the same."""
     from torch_fidelity import feature_extractor_inceptionv3 as inception
 
