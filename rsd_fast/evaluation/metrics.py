@@ -36,6 +36,7 @@ PIXEL = "pixel-fd"
 NETWORK = ("fid", "kid", "is", "precision", "recall")
 METRICS = (PIXEL, *NETWORK, PROXIMAL + PIXEL, *(PROXIMAL + name for name in NETWORK if name != "is"))
 PAIRS = ("psnr", "ssim", "lpips")
+INCEPTION = "inception-v3-compat"  # torch-fidelity's name of the network of published FID
 LOWER_IS_BETTER = ("pixel-fd", "fid", "kid", "lpips")  # proximal or not
 
 Observe = Callable[[Tensor, Tensor], Tensor]

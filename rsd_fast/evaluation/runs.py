@@ -22,11 +22,22 @@ from rsd_fast.observations import noise_levels, open_observations
 
 from . import cache
 from .images import ImageSet, Stopwatch
-from .metrics import METRICS, NETWORK, PAIRS, PROXIMAL, Evaluation, Evaluator, Observe, Statistics, check, family
+from .metrics import (
+    INCEPTION,
+    METRICS,
+    NETWORK,
+    PAIRS,
+    PROXIMAL,
+    Evaluation,
+    Evaluator,
+    Observe,
+    Statistics,
+    check,
+    family,
+)
 from .pairs import evaluate_pairs
 
 PROXIMAL_SEED = 0x5851F42D4C957F2D  # added to the seed: masks, levels and noise apart from the data's own
-INCEPTION = "inception-v3-compat"
 
 
 @dataclass(frozen=True, kw_only=True)
