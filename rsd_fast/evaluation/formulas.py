@@ -79,7 +79,7 @@ def precision_recall(mine: Tensor, theirs: Tensor) -> dict[str, Result]:
         verbose=False,
     )
     precision, settings = found["precision"], {"neighbours": NEIGHBOURS}
-    error = (precision * (1 - precision) / len(mine)) ** 0.5
+    error = (precision * (1 - precision) / len(mine)) ** 0.5 or None  # where all or none are in, it is not known
     return {
         "precision": Result(precision, error, None, settings),
         "recall": Result(found["recall"], None, None, settings),
