@@ -456,6 +456,12 @@ def test_pairs_that_are_none(tmp_path, generator):
         evaluate_path(["psnr"], str(ten), reference=str(tmp_path / "larger.npz"))
 
 
+def test_pairs_without_torchmetrics(monkeypatch):
+    monkeypatch.setattr("rsd_fast.evaluation.pairs.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"metrics: psnr needs torchmetrics; pip install 'rsd-fast\[metrics\]'"):
+        evaluate_pairs(["psnr"], ImageSet.of(digits(3)), ImageSet.of(digits(3)))
+
+
 def test_lpips_without_its_weights(monkeypatch, tmp_path):
     lpip = pytest.importorskip("torchmetrics.image.lpip")
 

@@ -4,6 +4,7 @@ Of complex images (two channels) the magnitudes are compared.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ def evaluate_pairs(
     """
     for metric in metrics:
         check(metric, PAIRS)
+    if find_spec("torchmetrics") is None:
+        raise ValueError(f"metrics: {metrics[0]} needs torchmetrics; pip install 'rsd-fast[metrics]'")
     if images.count != truth.count:
         raise ValueError(f"{metrics[0]}: of pairs, but {images.count} images face {truth.count} of {truth.name}")
     formulas = {metric: _formula(metric, device) for metric in metrics}
