@@ -16,7 +16,6 @@ truncated at sigma_obs where there is noise, through one further corrupted mask 
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -36,15 +35,12 @@ from rsd_fast.evaluation.metrics import software
 from rsd_fast.loading import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fashion_mnist import small_images
+from fashion_mnist import NETWORK, PRETRAIN_KIMG, SIZE, add_options, chosen, run_command
 from timing import machine
 
-SIZE = 16
-PRETRAIN_KIMG = 60
 NUM = 3000  # samples of each model
 NUM_REFERENCE = 10_000
 PICTURED = 12  # images a row of a picture
-NETWORK = "--preset small --model-channels 32 --channel-mult 1,2,2 --num-blocks 1 --attn-resolutions none"
 
 
 @dataclass(frozen=True)
@@ -119,8 +115,7 @@ def run_row(name: str, options: argparse.Namespace, extract: Callable[[Tensor], 
     seconds = {}
     for command in commands:
         start = time.perf_counter()
-        arguments = [*shlex.split(command), "--resume-or-start", "--seed", str(options.seed)]
-        subprocess.run([sys.executable, "-m", "rsd_fast", *arguments], check=True)
+        run_command(command, options.seed)
         seconds[shlex.split(command)[0]] = round(time.perf_counter() - start, 1)
     start = time.perf_counter()
     result = measure(row, teacher, student, data, options, extract) | {"commands": commands}
@@ -215,25 +210,13 @@ def table(results: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all")
+    add_options(parser, ROWS, NUM)
     parser.add_argument("--json", type=Path, help="results of finished rows, read and written  [OUT/restoration.json]")
     parser.add_argument("--pictures", type=Path, help="folder of a picture a row  [OUT/pictures]")
-    parser.add_argument("--length", type=float, default=1.0, help="of all training, times the rows' own  [1]")
-    parser.add_argument("--num", type=int, default=NUM, help="samples of each model")
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of sampling")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.json = options.json or options.out / "restoration.json"
     options.pictures = options.pictures or options.out / "pictures"
-    names = [name.strip() for name in options.rows.split(",")]
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        parser.error(f"--rows: unknown row '{unknown[0]}'; known: {', '.join(ROWS)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    data = options.out / f"fashion-mnist-{SIZE}.npz"
-    if not data.exists():
-        write_npz(data, small_images(SIZE))
+    names, _ = chosen(parser, options, ROWS)
     features = Features("efficientnet-lite0", ["fid"])
 
     def extract(images: Tensor) -> Tensor:

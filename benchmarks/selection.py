@@ -12,7 +12,6 @@ checkpoint the one is that the proximal distance picks. What is done already is 
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -22,18 +21,17 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from rsd_fast import files
-from rsd_fast.data import open_source, write_npz
+from rsd_fast.data import open_source
 from rsd_fast.evaluation import Evaluator, HowCompared, HowObserved, HowSampled, ImageSet, evaluate
 from rsd_fast.evaluation.features import Features
 from rsd_fast.evaluation.runs import features_of, observe_as, of_model, open_clean, open_data, pictures_of, samples_of
 from rsd_fast.loading import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fashion_mnist import small_images
+from fashion_mnist import NETWORK, PRETRAIN_KIMG, add_options, chosen, run_command
 from timing import machine
 
-SIZE, PRETRAIN_KIMG, SNAPSHOT_KIMG = 16, 60, 2
-NETWORK = "--preset small --model-channels 32 --channel-mult 1,2,2 --num-blocks 1 --attn-resolutions none"
+SNAPSHOT_KIMG = 2
 METRICS = ["fid", "proximal-fid", "pixel-fd", "proximal-pixel-fd"]
 FEATURES = "efficientnet-lite0"
 SPACES = {FEATURES: ("fid", "proximal-fid"), "pixels": ("pixel-fd", "proximal-pixel-fd")}  # clean, proximal
@@ -55,8 +53,7 @@ def train(name: str, options: argparse.Namespace, data: Path) -> Path:
         f" --snapshot-kimg {SNAPSHOT_KIMG * options.length:g} --eval-kimg 0 --out {shlex.quote(str(generator))}",
     ]
     for command in commands:
-        arguments = [*shlex.split(command), "--resume-or-start", "--seed", str(options.seed)]
-        subprocess.run([sys.executable, "-m", "rsd_fast", *arguments], check=True)
+        run_command(command, options.seed)
     return generator
 
 
@@ -167,25 +164,13 @@ def plot(rows: dict[str, list[dict]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all")
+    add_options(parser, ROWS, 5000)
     parser.add_argument("--json", type=Path, help="evaluations, read and written  [OUT/selection.json]")
     parser.add_argument("--plot", type=Path, help="picture  [OUT/selection.png]")
-    parser.add_argument("--length", type=float, default=1.0, help="of all training, times the rows' own  [1]")
-    parser.add_argument("--num", type=int, default=5000, help="samples of each checkpoint")
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of sampling")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.json = options.json or options.out / "selection.json"
     options.plot = options.plot or options.out / "selection.png"
-    names = [name.strip() for name in options.rows.split(",")]
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        parser.error(f"--rows: unknown row '{unknown[0]}'; known: {', '.join(ROWS)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    data = options.out / f"fashion-mnist-{SIZE}.npz"
-    if not data.exists():
-        write_npz(data, small_images(SIZE))
+    names, data = chosen(parser, options, ROWS)
     assert len(open_source(data)) >= 10_000
     kept = json.loads(options.json.read_text()) if options.json.exists() else {"evaluations": []}
     if kept.get("settings", settings(options)) != settings(options):
@@ -193,11 +178,11 @@ def main() -> None:
     done = kept["evaluations"]
     rows = {}
     for name in names:
-        run = train(name, options, data)
-        rows[name] = measure(name, run, options, data, done)
+        generator = train(name, options, data)
+        rows[name] = measure(name, generator, options, data, done)
         for space in SPACES:
             print(name, json.dumps(summary(rows[name], space)))
-        print(name, "share of the background:", background(run, options, data), flush=True)
+        print(name, "share of the background:", background(generator, options, data), flush=True)
     plot(rows, options.plot)
 
 

@@ -20,6 +20,15 @@ def cli(*args: object, code: int = 0) -> subprocess.CompletedProcess:
     return done
 
 
+def two_processes(*args: object) -> None:
+    """Run `rsd-fast args` as two processes of torchrun, over gloo."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rsd_fast"]
+    # Without the --, torchrun, on Python 3.11, takes --run for the beginning of an option of its own.
+    command = [*launch, "--", *map(str, args)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, cwd=HERE, capture_output=True)
+
+
 def run_in_process(capsys, *args: object) -> tuple[int, str, str]:
     """The same without a new process, for the many cases of bad input."""
     from rsd_fast.cli import main

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import rsd_fast
 from rsd_fast.cli.main import COMMANDS
 from rsd_fast.engine import Run
 from rsd_fast.loading import Sampler
-from tests.command_line import HERE, cli, run_in_process
+from tests.command_line import HERE, cli, run_in_process, two_processes
 
 NETWORK = ["--model-channels", "8", "--channel-mult", "1,2", "--num-blocks", "1", "--attn-resolutions", "4"]
 SHORT = [
@@ -440,37 +439,13 @@ def test_two_processes_train_as_one(observations, tmp_path):
     how = ["--corruption", "gaussian_blur:size=3,std=0.5", "--sigma-obs", "0.2", *NETWORK, *SHORT]
     how += ["--precision", "fp32"]  # bfloat16's rounding differs with the batch that a process has
     cli("pretrain", "--data", observations, *how, "--out", tmp_path / "one")
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "rsd_fast",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*launch, "pretrain", "--data", str(observations), *how, "--out", str(tmp_path / "two")]
-    subprocess.run(command, check=True, env=environment, cwd=HERE, capture_output=True)
+    two_processes("pretrain", "--data", observations, *how, "--out", tmp_path / "two")
     one, two = (load_file(Run(tmp_path / name).latest() / "training.safetensors") for name in ("one", "two"))
     assert any(".exp_avg." in name for name in one)
     for name in one:
         if ".exp_avg." in name:  # the gradients: Adam's steps are blind to their scale
             torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6 + 1e-4 * float(one[name].abs().max()))
-    command = [
-        *launch,
-        "--",  # else torchrun, on Python 3.11, takes --run for the beginning of an option of its own
-        "sample",
-        "--run",
-        str(tmp_path / "two"),
-        "--out",
-        str(tmp_path / "s.npz"),
-        "--num",
-        "5",
-        "--batch",
-        "2",
-    ]
-    subprocess.run(command, check=True, env=environment, cwd=HERE, capture_output=True)
+    two_processes("sample", "--run", tmp_path / "two", "--out", tmp_path / "s.npz", "--num", 5, "--batch", 2)
     assert np.load(tmp_path / "s.npz")["images"].shape == (5, 1, 8, 8)
 
 

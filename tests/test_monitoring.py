@@ -1,9 +1,7 @@
 """What a run tells of itself while it trains: evaluations without a clean image, the best checkpoint, signals, logs."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -25,7 +23,7 @@ from rsd_fast.methods import DistillMethod
 from rsd_fast.objectives import Noised
 
 from . import generators, tiny
-from .command_line import HERE, cli, run_in_process
+from .command_line import cli, run_in_process, two_processes
 from .test_methods import LinearDenoiser, batch
 
 EVERY = Monitoring(eval_kimg=0.016, eval_num=50)  # each step of tiny.training
@@ -435,19 +433,7 @@ def test_two_processes_evaluate_as_one(tmp_path):
     how = ["--run", str(tmp_path / "model"), "--metrics", "proximal-pixel-fd,proximal-fid", "--features", "pixels"]
     how += ["--reference", "digits", "--num", "101", "--batch", "8", "--precision", "fp32"]
     cli("evaluate", *how, "--json", tmp_path / "one.json")
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "rsd_fast",
-        "--",
-    ]
-    command = [*launch, "evaluate", *how, "--json", str(tmp_path / "two.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, cwd=HERE, capture_output=True)
+    two_processes("evaluate", *how, "--json", tmp_path / "two.json")
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     for first, second in zip(one, two, strict=True):
         for name in ("value", "standard_error", "floor"):
