@@ -60,12 +60,13 @@ class Task:
 
 def losses(task: Task) -> dict[str, list[float]]:
     """{name: [steps]} of every loss."""
+    from rsd_fast.build import build_denoiser
     from rsd_fast.data import open_source
     from rsd_fast.data.order import ShuffledObservations
-    from rsd_fast.engine import Run, Trainer
-    from rsd_fast.engine.checkpoint import save_model
-    from rsd_fast.loading import build_denoiser, load
-    from rsd_fast.observations import open_observations
+    from rsd_fast.engine import Trainer
+    from rsd_fast.loading import load
+    from rsd_fast.run_dataset import open_observations
+    from rsd_fast.runs import Run, save_model
 
     torch.set_num_threads(task.threads)
     train.switch_off(task.row)

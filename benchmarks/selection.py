@@ -25,7 +25,7 @@ from rsd_fast.data import open_source
 from rsd_fast.evaluation import Evaluator, HowCompared, HowObserved, HowSampled, ImageSet, evaluate
 from rsd_fast.evaluation.features import Features
 from rsd_fast.evaluation.runs import features_of, observe_as, of_model, open_clean, open_data, pictures_of, samples_of
-from rsd_fast.loading import Sampler
+from rsd_fast.sampler import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fashion_mnist import NETWORK, PRETRAIN_KIMG, add_options, chosen, run_command

@@ -243,7 +243,7 @@ def attention_of_matrices(qkv: torch.Tensor, heads: int) -> torch.Tensor:
 
 def switch_off(row: Row) -> None:
     """What the library has no option for."""
-    from rsd_fast import loading
+    from rsd_fast import sampler
     from rsd_fast.methods import distill
     from rsd_fast.networks import blocks
 
@@ -252,7 +252,7 @@ def switch_off(row: Row) -> None:
     if not row.fast_dropout:
         blocks.dropout = nnf.dropout
     if not row.cast_once:
-        distill.cast_weights = loading.cast_weights = lambda denoiser: None
+        distill.cast_weights = sampler.cast_weights = lambda denoiser: None
 
 
 def method_of(task: Any, config: Any, network: Any) -> Any:
@@ -271,10 +271,11 @@ def method_of(task: Any, config: Any, network: Any) -> Any:
 def training(task: Task, folder: Path) -> tuple[Callable[[], Any], Sequence[Any]]:
     """(the engine's step, the networks it evaluates)."""
     from rsd_fast import corruptions
+    from rsd_fast.build import build_denoiser
     from rsd_fast.data import ImageArray, ObservedDataset
     from rsd_fast.data.order import ShuffledObservations
-    from rsd_fast.engine import Run, Trainer
-    from rsd_fast.loading import build_denoiser
+    from rsd_fast.engine import Trainer
+    from rsd_fast.runs import Run
 
     config = configs(task)[task.phase == "distill"]
     method, data = method_of(task, config, build_denoiser(config)), None
@@ -296,9 +297,10 @@ def training(task: Task, folder: Path) -> tuple[Callable[[], Any], Sequence[Any]
 
 def sampling(task: Task, folder: Path) -> tuple[Callable[[], Any], Sequence[Any]]:
     """(drawing a batch of a one-step generator as 8-bit images on the CPU, its network)."""
+    from rsd_fast.build import build_denoiser
     from rsd_fast.data import to_uint8
-    from rsd_fast.engine.checkpoint import save_model
-    from rsd_fast.loading import Sampler, build_denoiser
+    from rsd_fast.runs import save_model
+    from rsd_fast.sampler import Sampler
 
     _, config = configs(task)
     save_model(folder / "model.safetensors", build_denoiser(config).state_dict(), config, 0.0)
@@ -337,7 +339,7 @@ def evaluations(task: Task) -> tuple[int, int, int]:
 
 def evaluation(task: Task) -> Callable[[], Any]:
     """A network's forward pass over a batch, not compiled."""
-    from rsd_fast.loading import build_denoiser
+    from rsd_fast.build import build_denoiser
 
     network = placed(task, build_denoiser(configs(task)[1])).requires_grad_(False)
     x = torch.zeros(task.batch, network.model.in_channels, *[SIZES[task.preset]] * 2, device=task.device)

@@ -77,7 +77,8 @@ def main() -> None:
 def describe(error: Exception) -> str:
     """One line for a person. What is no error of theirs says its type, too."""
     from rsd_fast.data import DataError
-    from rsd_fast.engine import Interrupted, NonFiniteLoss, RunError
+    from rsd_fast.engine import Interrupted, NonFiniteLoss
+    from rsd_fast.runs import RunError
 
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from torch import Tensor
 from tqdm import tqdm
 
-from rsd_fast.engine import distributed
+from rsd_fast import processes
 
 
 def counted(batches: Iterable[Tensor], total: int, title: str) -> Iterator[Tensor]:
     """The batches, with a bar on a terminal and nothing elsewhere."""
-    hidden = distributed.rank() != 0 or not sys.stderr.isatty()
+    hidden = processes.rank() != 0 or not sys.stderr.isatty()
     with tqdm(total=total, desc=title, unit="images", disable=hidden) as bar:
         for batch in batches:
             yield batch
@@ -22,6 +22,6 @@ def counted(batches: Iterable[Tensor], total: int, title: str) -> Iterator[Tenso
 @contextmanager
 def in_processes(device: str) -> Iterator[bool]:
     """In the process group, if torchrun started several; yields whether this is the process that writes."""
-    with distributed.process_group(distributed.local_device(device)):
-        yield distributed.rank() == 0
-        distributed.barrier()
+    with processes.process_group(processes.local_device(device)):
+        yield processes.rank() == 0
+        processes.barrier()

@@ -22,8 +22,8 @@ def push(run: str, repo_id: str, private: bool, license: str | None, dry_run: bo
     import tempfile
     from pathlib import Path
 
-    from rsd_fast.hub.fetch import is_id
-    from rsd_fast.hub.push import push_to_hub, write_folder
+    from rsd_fast.hub import is_id
+    from rsd_fast.push import push_to_hub, write_folder
 
     if not is_id(repo_id) or "@" in repo_id:
         raise click.UsageError(f"USER/NAME: expected an id such as jane/galaxies, got '{repo_id}'")

@@ -18,7 +18,7 @@ def report(run: str, out: str | None, png: str | None, seed: int, device: str) -
     One HTML file that needs no network, with the verdict, samples over training, distances, losses, signals of
     convergence, the observations nearest to samples, and all measurements with what they were computed from.
     """
-    from rsd_fast.report import write_report
+    from rsd_fast.reporting import write_report
 
     from .resolve import resolve_device, usage_errors
 

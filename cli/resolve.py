@@ -13,19 +13,20 @@ from typing import Any
 
 import click
 
-from rsd_fast import augmentation, corruptions, objectives, presets
+from rsd_fast import augmentation, corruptions, objectives, presets, processes
+from rsd_fast.build import build_denoiser
 from rsd_fast.config import Distill, Distillation, Monitoring, Network, Observations, Pretrain, RunConfig, Training
 from rsd_fast.convert import CheckpointError
 from rsd_fast.corruptions import BoxMask, Corruption, Fourier
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.data.array import to_pixels
-from rsd_fast.engine import Run, RunError, distributed
 from rsd_fast.evaluation.frechet import MAX_FEATURES
 from rsd_fast.evaluation.runs import needs_features
 from rsd_fast.evaluation.training import refuse_metrics
-from rsd_fast.loading import build_denoiser, load, model_file
+from rsd_fast.loading import load, model_file
 from rsd_fast.objectives import Objective
-from rsd_fast.observations import open_observations
+from rsd_fast.run_dataset import open_observations
+from rsd_fast.runs import Run, RunError
 
 # What may differ between the sittings of a run: how long and where it runs, not what it computes.
 CHANGEABLE = {
@@ -386,7 +387,7 @@ def training(preset: Options, options: Options, device: str, *, distilling: bool
     resolved = Training(**{**preset, **given(options, Training), "device": device, "precision": precision})
     if distilling and options["compile"] is None and "compile" not in preset:
         resolved = dataclasses.replace(resolved, compile=compile_pays(resolved))
-    distributed.share(resolved.batch, resolved.micro_batch)  # for its error, before anything is written
+    processes.share(resolved.batch, resolved.micro_batch)  # for its error, before anything is written
     return resolved
 
 

@@ -39,7 +39,7 @@ def sample(
     from torch import Tensor
 
     from rsd_fast.data import magnitude, to_uint8, write_npz, write_png_folder
-    from rsd_fast.loading import Sampler
+    from rsd_fast.sampler import Sampler
 
     from .output import refuse_existing
     from .progress import counted, in_processes

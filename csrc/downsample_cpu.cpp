@@ -1,5 +1,5 @@
 #include "downsample.h"
-#include "planes.h"
+#include "plane_tiles.h"
 
 namespace rsd::RSD_ISA {
 namespace {

@@ -1,6 +1,6 @@
 #include "elements.h"
 #include "observe_math.h"
-#include "planes.h"
+#include "plane_tiles.h"
 #include "random_tile.h"
 
 namespace rsd::RSD_ISA {

@@ -7,7 +7,10 @@ that ``rsd-fast --help`` answers at once.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import _checkout
 from ._version import __version__
+
+_checkout.install_finder()
 
 if TYPE_CHECKING:
     from . import (
@@ -28,9 +31,9 @@ if TYPE_CHECKING:
         sampling,
         schedules,
     )
-    from .hub.push import push_to_hub
     from .loading import load_denoiser, load_generator
     from .pipeline import OneStepPipeline
+    from .push import push_to_hub
 
 __all__ = [
     "OneStepPipeline",
@@ -58,9 +61,16 @@ __all__ = [
 
 _FUNCTIONS = {
     "OneStepPipeline": "pipeline",
+    "corrupt": "api.corrupt",
+    "distill": "api.training",
+    "estimate_noise": "api.corrupt",
+    "evaluate": "api.evaluate",
     "load_denoiser": "loading",
     "load_generator": "loading",
-    "push_to_hub": "hub.push",
+    "pretrain": "api.training",
+    "push_to_hub": "push",
+    "report": "api.report",
+    "sample": "api.sample",
 }
 
 

@@ -13,11 +13,13 @@ from torch import Tensor
 from . import corruptions, files, pictures, presets, sampling, train
 from .config import Distill, Distillation, Monitoring, Network, Observations, Pretrain, Training
 from .data import ImageArray, ObservedDataset, open_source
-from .engine import Run
 from .evaluation import Evaluator, ImageSet
-from .loading import Sampler, latents, model_file
+from .generator import latents
+from .loading import model_file
 from .objectives import Objective
-from .report import write_report
+from .reporting import write_report
+from .runs import Run
+from .sampler import Sampler
 
 SIGMA_OBS = 0.5
 PICTURED = 12  # images a row

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from . import files, ops
 from .corruptions import Draw, DrawnCorruption
-from .engine.checkpoint import RunError, refuse_existing
-from .loading import Generator, load_generator
+from .generator import Generator
+from .loading import load_generator
 from .methods.distill import generate
 from .networks import one_hot
+from .runs import RunError, refuse_existing
 
 ONNX_INSTALL = "pip install 'rsd-fast[onnx]'"
 

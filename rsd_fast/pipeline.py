@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .data import to_rgb
-from .loading import Generator, load_generator
+from .generator import Generator
+from .loading import load_generator
 
 
 @dataclass

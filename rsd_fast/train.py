@@ -7,21 +7,23 @@ from pathlib import Path
 
 import torch
 
-from rsd_fast import files
+from rsd_fast import files, processes
+from rsd_fast.build import build_denoiser
 from rsd_fast.config import Distill, Pretrain, RunConfig
 from rsd_fast.corruptions import DrawnCorruption
 from rsd_fast.data import DataError, ImageArray, ObservedDataset
 from rsd_fast.data.order import ShuffledObservations
-from rsd_fast.engine import Run, RunError, Trainer, distributed
+from rsd_fast.engine import Trainer
 from rsd_fast.engine.loop import DataSource
 from rsd_fast.evaluation.training import CheckpointEvaluator
-from rsd_fast.loading import build_denoiser, load
+from rsd_fast.loading import load
 from rsd_fast.methods import DistillMethod, Method, PretrainMethod
 from rsd_fast.methods.base import PREVIEW_IMAGES
 from rsd_fast.networks import Denoiser, compile_network, set_precision
-from rsd_fast.observations import open_observations
 from rsd_fast.ops.fft import to_channels
 from rsd_fast.pictures import save_grid
+from rsd_fast.run_dataset import open_observations
+from rsd_fast.runs import Run, RunError
 
 MASK_EXAMPLES, MAPS_EXAMPLES, SIGMA_EXAMPLES = 512, 32, 65536
 
@@ -51,7 +53,7 @@ def pretrain(
         dataset,
         seed=config.training.seed,
         symmetries=config.observations.augment,
-        device=distributed.local_device(config.training.device),
+        device=processes.local_device(config.training.device),
     )
     return _train(config, Run(Path(out)), resume=resume, prepare=prepare, method=method, data=data, observed=dataset)
 
@@ -105,11 +107,11 @@ def _train(
     data: DataSource | None = None,
     observed: ObservedDataset | None = None,
 ) -> Path:
-    device = distributed.local_device(config.training.device)
+    device = processes.local_device(config.training.device)
     # Initial weights and dropout draw from torch's global generators, which are put back as they were afterwards.
     generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with distributed.process_group(device), generators:
-        if distributed.rank() == 0:
+    with processes.process_group(device), generators:
+        if processes.rank() == 0:
             if not resume:
                 if run.exists():
                     raise RunError(f"{run.path}: already holds a run; go on with --resume, or use a new folder")
@@ -118,7 +120,7 @@ def _train(
             elif not run.exists():
                 raise RunError(f"{run.path}: no run to resume (it has no config.json)")
             run.remove_leftovers()
-        distributed.barrier()
+        processes.barrier()
         built = method(run, device)
         if config.training.compile:
             for network in built.networks:

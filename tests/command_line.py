@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent  # where `python -m rsd_fast` finds the installed package, not the checkout
+ROOT = Path(__file__).parents[1]
 
 
 def cli(*args: object, code: int = 0) -> subprocess.CompletedProcess:
     """Run `rsd-fast args` as its own process; one line on stderr where it fails, none of a traceback."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "rsd_fast", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == code, done.stderr
     if code:
         lines = done.stderr.strip().splitlines()
@@ -26,7 +26,7 @@ def two_processes(*args: object) -> None:
     # Without the --, torchrun, on Python 3.11, takes --run for the beginning of an option of its own.
     command = [*launch, "--", *map(str, args)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, cwd=HERE, capture_output=True)
+    subprocess.run(command, check=True, env=environment, cwd=ROOT, capture_output=True)
 
 
 def run_in_process(capsys, *args: object) -> tuple[int, str, str]:

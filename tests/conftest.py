@@ -3,20 +3,11 @@
 import importlib
 import importlib.util
 import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-
-# Installed without -e, the package lies elsewhere, and the checkout's rsd_fast, which holds no cli, must not hide it.
-if importlib.util.find_spec("rsd_fast.cli") is None:
-    checkout = Path(__file__).resolve().parents[1]
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != checkout]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "rsd_fast"]:
-        del sys.modules[name]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from rsd_fast.engine.checkpoint import save_model
-from rsd_fast.loading import Generator, build_denoiser
+from rsd_fast.build import build_denoiser
+from rsd_fast.generator import Generator
 from rsd_fast.objectives import Objective
+from rsd_fast.runs import save_model
 from tests import tiny
 
 MASK = {"corruption": "random_mask:missing=0.5,shared=1", "sigma_obs": 0.0}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rsd_fast import ops
-from rsd_fast.engine import Run
+from rsd_fast.runs import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,7 +21,7 @@ import sys, torch
 from pathlib import Path
 from dataclasses import replace
 from rsd_fast import train
-from rsd_fast.engine import Run
+from rsd_fast.runs import Run
 from tests import tiny
 torch.set_num_threads(1)
 out = Path(sys.argv[1])

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 import rsd_fast
 from rsd_fast.cli.main import COMMANDS
-from rsd_fast.engine import Run
-from rsd_fast.loading import Sampler
-from tests.command_line import HERE, cli, run_in_process, two_processes
+from rsd_fast.runs import Run
+from rsd_fast.sampler import Sampler
+from tests.command_line import ROOT, cli, run_in_process, two_processes
 
 NETWORK = ["--model-channels", "8", "--channel-mult", "1,2", "--num-blocks", "1", "--attn-resolutions", "4"]
 SHORT = [
@@ -165,7 +165,7 @@ def test_help_and_doctor(runs):
 
 def test_importing_the_command_line_does_not_import_torch():
     code = "import sys, rsd_fast, rsd_fast.cli.main; print('torch' in sys.modules, 'numpy' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=HERE).strip() == "False False"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False False"
 
 
 def folder_of(path: Path, *images: Image.Image) -> Path:
@@ -419,13 +419,13 @@ def test_debug_shows_the_traceback(runs, tmp_path, capsys):
 def test_a_full_disk_is_one_line_and_loses_nothing(runs, tmp_path, capsys, monkeypatch):
     import errno
 
-    from rsd_fast.engine import checkpoint
+    from rsd_fast.runs import model_file
 
     def full(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", full)
+    monkeypatch.setattr(model_file.safetensors.torch, "save_file", full)
     code, _, error = run_in_process(capsys, "distill", "--teacher", runs / "teacher", "--out", tmp_path / "run", *SHORT)
     assert code == 1 and error.count("\n") == 1 and "model.safetensors: No space left on device" in error
     monkeypatch.undo()

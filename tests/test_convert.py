@@ -13,12 +13,13 @@ import torch
 
 import rsd_fast
 from rsd_fast import convert, corruptions, networks, presets
+from rsd_fast.build import build_denoiser, build_network
 from rsd_fast.config import Distill, Network, Pretrain
 from rsd_fast.convert import CheckpointError, Described
 from rsd_fast.corruptions import base
-from rsd_fast.engine.checkpoint import RunError, model_record, save_model
-from rsd_fast.loading import build_denoiser, build_network, load
+from rsd_fast.loading import load
 from rsd_fast.networks import BANKS
+from rsd_fast.runs import RunError, model_record, save_model
 from tests import edm_files, generators, tiny
 
 SETTINGS = {

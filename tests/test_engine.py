@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from rsd_fast import config as configs
 from rsd_fast import files, loading, train
-from rsd_fast.engine import Interrupted, NonFiniteLoss, Run, RunError
+from rsd_fast.engine import Interrupted, NonFiniteLoss
 from rsd_fast.engine.ema import Ema
 from rsd_fast.engine.log import Statistics
+from rsd_fast.runs import Run, RunError
 
 from . import tiny
 

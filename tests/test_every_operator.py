@@ -9,18 +9,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rsd_fast import corruptions, networks, objectives, ops
+from rsd_fast import corruptions, generator_losses, networks, objectives, ops
+from rsd_fast.build import _hidden, build_denoiser
 from rsd_fast.config import Distillation, Observations
 from rsd_fast.corruptions import ALL_SYMMETRIES, HFLIP, NoiseLevels, Observation
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source, write_h5, write_npz
 from rsd_fast.data.augment import augment
 from rsd_fast.data.order import ShuffledObservations
-from rsd_fast.loading import Generator, _hidden, build_denoiser
-from rsd_fast.methods import Batch, DistillMethod, PretrainMethod, losses
+from rsd_fast.generator import Generator
+from rsd_fast.methods import Batch, DistillMethod, PretrainMethod
 from rsd_fast.methods.base import corruption_of, sample_teacher
 from rsd_fast.objectives import Objective, resolve
-from rsd_fast.observations import open_observations
 from rsd_fast.ops import edm
+from rsd_fast.run_dataset import open_observations
 from rsd_fast.train import keep_examples
 
 from . import tiny
@@ -149,10 +150,10 @@ def test_dmd_and_sds_are_gradients_on_what_was_observed():
     f, g, u = (torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=generator) for _ in range(3))
     u.requires_grad_()
     mean = (u - f).detach().abs().flatten(1).mean(1).reshape(-1, 1, 1, 1)
-    (found,) = torch.autograd.grad(losses.dmd(f - g, f - u.detach(), u).sum(), u)
+    (found,) = torch.autograd.grad(generator_losses.dmd(f - g, f - u.detach(), u).sum(), u)
     torch.testing.assert_close(found, ((u - f) - (u - g)).detach() / mean)
     weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    (found,) = torch.autograd.grad(losses.sds(f - u.detach(), u, weight).sum(), u)
+    (found,) = torch.autograd.grad(generator_losses.sds(f - u.detach(), u, weight).sum(), u)
     torch.testing.assert_close(found, weight.reshape(-1, 1, 1, 1) * (u - f).detach())
 
 
@@ -162,7 +163,7 @@ def test_sid_in_plain_pytorch_is_the_fused_loss():
     sigma = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
     f, g = ops.denoise(F_teacher, u_t, sigma), ops.denoise(F_fake, u_t, sigma)
     fused = ops.score_difference_loss(F_teacher, F_fake, u_t, u, sigma, 1.2)
-    torch.testing.assert_close(losses.sid(f - g, f - u, 1.2), fused)
+    torch.testing.assert_close(generator_losses.sid(f - g, f - u, 1.2), fused)
 
 
 @pytest.mark.parametrize("spec", ["gaussian_blur:size=3,std=1", "random_mask:missing=0.5"])

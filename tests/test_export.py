@@ -10,7 +10,7 @@ from PIL import Image
 
 import rsd_fast
 from rsd_fast import export
-from rsd_fast.engine.checkpoint import RunError
+from rsd_fast.runs import RunError
 from tests import generators
 
 OTHER_PROGRAM = """

@@ -12,7 +12,7 @@ from dataclasses import replace
 from rsd_fast import presets
 from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, Training
 from rsd_fast.corruptions import Observation
-from rsd_fast.loading import build_denoiser
+from rsd_fast.build import build_denoiser
 from rsd_fast.methods import DistillMethod, PretrainMethod
 from rsd_fast.methods.base import Batch
 from rsd_fast.objectives import Objective

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
+from rsd_fast import hub, push
 from rsd_fast.config import Distill
-from rsd_fast.engine.checkpoint import RunError
-from rsd_fast.hub import fetch, push
 from rsd_fast.loading import load
+from rsd_fast.runs import RunError
 from tests import generators
 from tests.hub_server import Hub
 
@@ -144,7 +144,7 @@ def test_what_is_pushed_names_no_folder_of_this_machine(tmp_path):
 def test_an_id_is_what_can_be_no_path(tmp_path, monkeypatch, path, wanted):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    assert fetch.means_id(path) is wanted
+    assert hub.means_id(path) is wanted
 
 
 def test_without_the_client_an_id_is_a_missing_path_with_a_hint(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rsd_fast import corruptions, networks, ops
-from rsd_fast.loading import build_denoiser
+from rsd_fast.build import build_denoiser
 from rsd_fast.methods import Batch, DistillMethod, PretrainMethod, distill
 from rsd_fast.objectives import Objective
 

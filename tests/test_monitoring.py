@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from rsd_fast import loading, train
+from rsd_fast import loading, sampler, train
 from rsd_fast.config import Monitoring
 from rsd_fast.corruptions import View
-from rsd_fast.engine import Interrupted, Run
+from rsd_fast.engine import Interrupted
 from rsd_fast.engine.log import SIGMA_EDGES, Statistics
 from rsd_fast.engine.publish import Publisher, numbers
 from rsd_fast.engine.selection import Selection
@@ -21,6 +21,7 @@ from rsd_fast.evaluation import HowSampled, evaluate_path
 from rsd_fast.evaluation.training import CheckpointEvaluator
 from rsd_fast.methods import DistillMethod
 from rsd_fast.objectives import Noised
+from rsd_fast.runs import Run
 
 from . import generators, tiny
 from .command_line import cli, run_in_process, two_processes
@@ -99,8 +100,8 @@ def test_a_run_without_the_name_of_its_best_checkpoint_finds_it_again(generator,
 
 
 def test_samples_that_are_not_finite_end_no_run(teacher, tmp_path, monkeypatch):
-    draw = loading.Sampler.draw
-    monkeypatch.setattr(loading.Sampler, "draw", lambda self, index, seed: draw(self, index, seed) / 0)
+    draw = sampler.Sampler.draw
+    monkeypatch.setattr(sampler.Sampler, "draw", lambda self, index, seed: draw(self, index, seed) / 0)
     run = Run(distilled(teacher, tmp_path / "run", replace(EVERY, stop_patience=9)))
     assert run.latest().name == "000000.064" and not (run.path / "best").exists()
     assert all(np.isnan(record["value"]) for record in run.metrics())

@@ -7,11 +7,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from rsd_fast import networks
-from rsd_fast.loading import Sampler, build_denoiser, latents
+from rsd_fast.build import build_denoiser
+from rsd_fast.generator import latents
 from rsd_fast.methods import DistillMethod
 from rsd_fast.methods.distill import generate
 from rsd_fast.networks import cast_weights, set_precision
 from rsd_fast.networks.layers import dropout
+from rsd_fast.sampler import Sampler
 from tests import generators, tiny
 
 SETTINGS = {"image_size": 16, "model_channels": 32, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (8,)}

@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
+from rsd_fast.build import build_denoiser
 from rsd_fast.config import Monitoring, to_json
-from rsd_fast.engine import Run, RunError
-from rsd_fast.engine.checkpoint import OWN_NAMES, save_model
-from rsd_fast.loading import Sampler, build_denoiser
-from rsd_fast.observations import open_observations
-from rsd_fast.report import drawn, write_report
-from rsd_fast.report.reading import read_record
-from rsd_fast.report.verdict import judge, lagging_bands, signs
+from rsd_fast.reporting import from_model, write_report
+from rsd_fast.reporting.reading import read_record
+from rsd_fast.reporting.verdict import judge, lagging_bands, signs
+from rsd_fast.run_dataset import open_observations
+from rsd_fast.runs import OWN_NAMES, Run, RunError, save_model
+from rsd_fast.sampler import Sampler
 from tests import generators, tiny
 from tests.command_line import run_in_process
 
@@ -452,7 +452,7 @@ def test_the_teachers_own_distance_is_drawn_beside(tmp_path, own):
 def test_a_copied_observation_is_found():
     """The neighbours of data that repeats itself are itself, and those of another law are not nearer than usual."""
     images = torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    distances, index = drawn.nearest(images[:5] + 1e-4, images, 3, chunk=7)
+    distances, index = from_model.nearest(images[:5] + 1e-4, images, 3, chunk=7)
     assert index[:, 0].tolist() == [0, 1, 2, 3, 4] and (distances[:, 0] < 0.01).all()
     expected = torch.cdist(images[:5].flatten(1), images.flatten(1)).sort(dim=1)
     assert torch.equal(index[:, 1:], expected.indices[:, 1:3])
@@ -475,36 +475,36 @@ def test_the_share_of_copies(run, sigma_obs):
     """Copies are nearer than observations are to each other; unseen images of the data's own law are not."""
     dataset = open_observations(tiny.observations(sigma_obs=sigma_obs))
     clean = dataset.clean(torch.arange(1797))
-    copied = drawn.neighbours(Copying(run, clean[:512]), dataset, 0)
+    copied = from_model.neighbours(Copying(run, clean[:512]), dataset, 0)
     assert copied.nearer_share > (0.99 if not sigma_obs else 0.3)
     assert copied.compared == 1797 and copied.count == 512 and copied.share == copied.nearer_share
     assert replace(copied, count=8).share is None
     assert np.median(copied.ratios) < 0.85
     half = open_observations(tiny.observations(sigma_obs=sigma_obs))
     half.source = replace(half.source, images=half.source.images[:1200], labels=half.source.labels[:1200])
-    unseen = drawn.neighbours(Copying(run, clean[1200:]), half, 0)
+    unseen = from_model.neighbours(Copying(run, clean[1200:]), half, 0)
     assert unseen.nearer_share < 0.05 and 0.8 < np.median(unseen.ratios) < 1.5
 
 
 def test_paths_begin_and_end_at_samples_of_the_seed(run):
     sampler = Sampler(run)
-    paths = drawn.paths(sampler, seed=3)
-    assert paths.shape == (drawn.ROWS * drawn.COLUMNS, 1, 8, 8)
-    samples = sampler.draw(torch.arange(2 * drawn.ROWS), 3)
-    torch.testing.assert_close(paths[:: drawn.COLUMNS], samples[::2], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(paths[drawn.COLUMNS - 1 :: drawn.COLUMNS], samples[1::2], rtol=1e-4, atol=1e-4)
+    paths = from_model.paths(sampler, seed=3)
+    assert paths.shape == (from_model.ROWS * from_model.COLUMNS, 1, 8, 8)
+    samples = sampler.draw(torch.arange(2 * from_model.ROWS), 3)
+    torch.testing.assert_close(paths[:: from_model.COLUMNS], samples[::2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(paths[from_model.COLUMNS - 1 :: from_model.COLUMNS], samples[1::2], rtol=1e-4, atol=1e-4)
 
 
 def test_latents_in_between_are_as_long():
     a, b = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    lengths = drawn.spherical(a, b, 9).flatten(1).norm(dim=1)
+    lengths = from_model.spherical(a, b, 9).flatten(1).norm(dim=1)
     assert (lengths / a.norm() - 1).abs().max() < 0.1
 
 
 def test_fewer_samples_of_what_costs_more(run, tmp_path):
-    assert drawn.affordable(Sampler(run)) == drawn.SAMPLES
+    assert from_model.affordable(Sampler(run)) == from_model.SAMPLES
     teacher = Sampler(make_run(tmp_path / "teacher", tiny.pretrain()))
-    assert drawn.SHOWN <= drawn.affordable(teacher) <= drawn.SAMPLES
+    assert from_model.SHOWN <= from_model.affordable(teacher) <= from_model.SAMPLES
 
 
 # The command

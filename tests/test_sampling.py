@@ -19,10 +19,11 @@ import torch
 from PIL import Image
 from scipy import integrate, stats
 
-from rsd_fast import graphs, loading, sampling, schedules
+from rsd_fast import cuda_graphs, sampling, schedules
+from rsd_fast import sampler as sampler_module
 from rsd_fast.data import open_source, to_uint8, write, write_npz, write_png_folder
-from rsd_fast.engine.checkpoint import save_model
-from rsd_fast.loading import Sampler
+from rsd_fast.runs import save_model
+from rsd_fast.sampler import Sampler
 
 from . import generators, tiny
 from .test_step import Watch
@@ -402,7 +403,7 @@ def counting(captured):
 @of_either_stage
 def test_replayed_batches_are_those_drawn(tmp_path, monkeypatch, kind, stage):
     captured, sizes = [], []
-    monkeypatch.setattr(loading, "Graphed", functools.partial(graphs.Graphed, capture=counting(captured)))
+    monkeypatch.setattr(sampler_module, "Graphed", functools.partial(cuda_graphs.Graphed, capture=counting(captured)))
     path = saved(tmp_path, kind, stage)
     plain, graphed = Sampler(path, steps=2), Sampler(path, steps=2)
     assert not plain.cuda_graphs
@@ -420,7 +421,7 @@ def test_replayed_batches_are_those_drawn(tmp_path, monkeypatch, kind, stage):
 
 def test_a_single_batch_is_not_captured(tmp_path, monkeypatch):
     captured = []
-    monkeypatch.setattr(loading, "Graphed", functools.partial(graphs.Graphed, capture=counting(captured)))
+    monkeypatch.setattr(sampler_module, "Graphed", functools.partial(cuda_graphs.Graphed, capture=counting(captured)))
     sampler = Sampler(saved(tmp_path, "plain", "generator"))
     sampler.cuda_graphs = True
     for seed in range(3):
@@ -459,11 +460,11 @@ def test_a_device_is_asked_for_a_batch_when_the_next_one_is_queued(monkeypatch):
             queued.append(i)
             yield SimpleNamespace(device=torch.device("cuda"), number=i)
 
-    monkeypatch.setattr(loading, "_Coming", lambda batch: SimpleNamespace(wait=lambda: batch.number))
-    found = [(number, len(queued)) for number in loading._brought(queue())]
+    monkeypatch.setattr(sampler_module, "_Coming", lambda batch: SimpleNamespace(wait=lambda: batch.number))
+    found = [(number, len(queued)) for number in sampler_module._brought(queue())]
     assert found == [(0, 2), (1, 3), (2, 3)]
     on_cpu = [torch.zeros(1), torch.ones(1)]
-    assert all(a is b for a, b in zip(loading._brought(on_cpu), on_cpu, strict=True))
+    assert all(a is b for a, b in zip(sampler_module._brought(on_cpu), on_cpu, strict=True))
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rsd_fast import corruptions
+from rsd_fast.build import _hidden
 from rsd_fast.corruptions import Draw, DrawnCorruption
-from rsd_fast.loading import _hidden
 from rsd_fast.objectives import Objective
 from rsd_fast.ops import edm
 

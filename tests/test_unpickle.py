@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
+from rsd_fast.convert.pickle_objects import MAX_LEVELS
 from rsd_fast.convert.torch_files import read
 from rsd_fast.convert.unpickle import CheckpointError, Node, load
-from rsd_fast.convert.values import MAX_LEVELS
 
 "".encode("cp437")  # zipfile's, imported on first use
 

@@ -18,17 +18,18 @@ from torch import Tensor
 
 from rsd_fast import config as configs
 from rsd_fast import corruptions, files, objectives, presets
+from rsd_fast.build import build_denoiser
 from rsd_fast.config import Distill, Distillation, Observations, Pretrain, RunConfig, Training
-from rsd_fast.engine.checkpoint import RunError, load_tensors, model_record, read_record, refuse_existing, save_model
-from rsd_fast.loading import build_denoiser, load, refuse_foreign
+from rsd_fast.loading import load, refuse_foreign
 from rsd_fast.networks import BANKS, Denoiser
 from rsd_fast.networks.layers import Conv2d, resample_filter
 from rsd_fast.objectives import Objective
+from rsd_fast.runs import RunError, load_tensors, model_record, read_record, refuse_existing, save_model
 
+from .pickle_objects import DAMAGE, CheckpointError
+from .pickle_objects import described as described_damage
 from .published import GENERATOR_KEYS, Found, Structure, find, shown, structure
 from .torch_files import read
-from .values import DAMAGE, CheckpointError
-from .values import described as described_damage
 
 __all__ = ["CheckpointError", "convert", "write_state_dict"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rsd_fast.config import Network
 
-from .values import Node
+from .pickle_objects import Node
 
 KEYS = ("G_ema", "ema", "G", "net", "network", "model", "state_dict", "model_state_dict")  # in order of preference
 GENERATOR_KEYS = ("G_ema", "G")

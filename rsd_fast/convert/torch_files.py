@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .pickle_objects import DAMAGE, DTYPES, OBJECT, STORAGES, Budget, CheckpointError, Node, described
 from .unpickle import Machine
-from .values import DAMAGE, DTYPES, OBJECT, STORAGES, Budget, CheckpointError, Node, described
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

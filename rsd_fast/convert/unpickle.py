@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .values import (
+from .pickle_objects import (
     DAMAGE,
     OBJECT,
     Budget,

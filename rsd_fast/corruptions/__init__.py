@@ -15,14 +15,14 @@ from .base import (
 )
 from .compose import Compose
 from .downsample import Downsample
-from .draw import Bank, Draw
 from .fourier import Fourier
 from .gaussian_blur import GaussianBlur
 from .identity import Identity
-from .levels import NoiseLevels
 from .mask import BoxMask, Mask, RandomMask
 from .motion_blur import MotionBlur
-from .observe import Observation, apply, observation, observe, observed
+from .noise_levels import NoiseLevels
+from .observation import Observation, apply, observation, observe, observed
+from .parameters import Bank, Draw
 from .view import MaskView, View
 
 __all__ = [

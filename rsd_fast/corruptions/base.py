@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rsd_fast import ops
 
-from .draw import Bank, Draw
+from .parameters import Bank, Draw
 from .view import View
 
 HFLIP, VFLIP, TRANSPOSE = "hflip", "vflip", "transpose"  # of the image plane; the last swaps height and width

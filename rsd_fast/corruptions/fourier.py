@@ -18,7 +18,7 @@ from rsd_fast.ops.fft import fft2c, ifft2c, to_channels, to_complex
 
 from .base import DrawnCorruption, register
 from .birdcage import birdcage
-from .draw import Bank, Draw
+from .parameters import Bank, Draw
 from .view import View
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from rsd_fast import ops
 
 from .base import ALL_SYMMETRIES, DrawnCorruption, register
-from .draw import Bank, Draw
+from .parameters import Bank, Draw
 from .view import MaskView
 
 

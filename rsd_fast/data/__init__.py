@@ -5,13 +5,13 @@ from pathlib import Path
 
 from .array import ImageArray, Read, to_pixels
 from .bundled import BUNDLED
+from .dataset import ObservedDataset
 from .edm_zip import read_zip
 from .errors import DataError
 from .fastmri import read_h5, write_h5
 from .folder import read_folder
 from .idx import IDX_NAME, read_idx
 from .numpy_file import read_npy, read_npz
-from .observed import ObservedDataset
 from .write import magnitude, to_rgb, to_uint8, write_npz, write_png_folder
 
 __all__ = [

@@ -13,7 +13,7 @@ from rsd_fast.corruptions import Observation
 
 from . import storage
 from .augment import augment
-from .observed import ObservedDataset, Rows
+from .dataset import ObservedDataset, Rows
 
 T = TypeVar("T")
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rsd_fast import files
+from rsd_fast import files, processes
+from rsd_fast.runs import read_lines
 
-from . import distributed
-from .checkpoint import read_lines
 from .publish import Publisher
 
 SIGMA_EDGES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 80.0)  # of bands of noise levels; what is beyond is of the last one
@@ -53,7 +52,7 @@ class Statistics:
         """{"edges": of the bands, name: means in them, None where no value fell}, over all processes; starts anew."""
         result: dict[str, Any] = {"edges": list(SIGMA_EDGES)} if self.bands else {}
         for name in sorted(self.bands):
-            counts, totals = distributed.reduce(self.bands[name], "sum").tolist()
+            counts, totals = processes.reduce(self.bands[name], "sum").tolist()
             result[name] = [total / count if count else None for count, total in zip(counts, totals, strict=True)]
         self.bands = {}
         return result
@@ -62,8 +61,8 @@ class Statistics:
         """{name: (mean, least, greatest)} over all processes; starts anew."""
         result = {}
         for name in sorted(self.moments):
-            count, total = distributed.reduce(self.moments[name], "sum").tolist()
-            least, greatest = distributed.reduce(self.extremes[name], "max").tolist()
+            count, total = processes.reduce(self.moments[name], "sum").tolist()
+            least, greatest = processes.reduce(self.extremes[name], "max").tolist()
             result[name] = (total / count, -least, greatest)
         self.moments, self.extremes = {}, {}
         return result
@@ -79,7 +78,7 @@ class Log:
         self, path: Path, *, total_kimg: float, kimg: float, title: str, shown: tuple[str, ...], publisher: Publisher
     ):
         self.path, self.shown, self.publisher = path, shown, publisher
-        self.active = distributed.rank() == 0
+        self.active = processes.rank() == 0
         terminal = self.active and sys.stderr.isatty()
         self.title = title
         self.total_kimg = total_kimg

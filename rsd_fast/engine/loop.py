@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from rsd_fast import config as configs
+from rsd_fast import processes
 from rsd_fast.config import RunConfig
 from rsd_fast.corruptions import Observation
-from rsd_fast.graphs import on_stream
+from rsd_fast.cuda_graphs import on_stream
 from rsd_fast.methods.base import Batch, Method, Phase
 from rsd_fast.pictures import save_grid
+from rsd_fast.runs import Run, RunError, TrainingState, load_into
 
-from . import distributed
-from .checkpoint import Run, RunError, TrainingState, load_into
 from .ema import Ema
 from .log import Log, Statistics, peak_memory_gb
 from .memory import largest_micro_batch
@@ -86,11 +86,11 @@ class Trainer:
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
         self.stop = StopSignal()
         if t.micro_batch == "auto":
-            self.share = distributed.share(t.batch, None)
+            self.share = processes.share(t.batch, None)
             t = dataclasses.replace(t, micro_batch=self.fitting())
             self.training, self.config = t, dataclasses.replace(config, training=t)
         assert not isinstance(t.micro_batch, str)
-        self.share = distributed.share(t.batch, t.micro_batch)  # images a step in this process
+        self.share = processes.share(t.batch, t.micro_batch)  # images a step in this process
         self.micro_batch = t.micro_batch or self.share
 
     def fitting(self) -> int:
@@ -103,7 +103,7 @@ class Trainer:
 
         moments = sum(2 * p.nbytes for step in self.steps if not step.optimizer.state for p in step.parameters)
         found = largest_micro_batch(attempt, self.share, self.device, reserve=moments)
-        return distributed.least(found)
+        return processes.least(found)
 
     @property
     def kimg(self) -> float:
@@ -170,12 +170,12 @@ class Trainer:
         due = finished or not self.images_seen or self.passed(m.eval_kimg)
         if self.agreed(due and folder.name not in history.names):
             found = self.evaluate(folder)
-            if distributed.rank() == 0:
+            if processes.rank() == 0:
                 self.run.add_metrics(found)
                 log.publisher.scalars({each["metric"]: each["value"] for each in found}, self.kimg)
                 history = Selection(self.run.metrics(), m, self.training.seed)
             log.say(history.report(found))
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             history.name_best(self.run.path / "best")
         exhausted = self.agreed(history.exhausted)
         if exhausted and not finished:
@@ -184,7 +184,7 @@ class Trainer:
 
     def agreed(self, flag: bool) -> bool:
         """What the first process finds, which alone writes the files that it is found in, in every process."""
-        return not distributed.least(not flag if distributed.rank() == 0 else 1)
+        return not processes.least(not flag if processes.rank() == 0 else 1)
 
     def cost(self) -> str:
         """What a step is made of, in words."""
@@ -202,7 +202,7 @@ class Trainer:
 
     def step(self) -> None:
         """One iteration: every phase once, on `batch` images."""
-        start = self.images_seen + distributed.rank() * self.share
+        start = self.images_seen + processes.rank() * self.share
         # Dropout draws from torch's own generator: tie it, too, to the images seen.
         torch.manual_seed((self.training.seed * 1_000_003 + start) % 2**63)
         with on_stream(self.stream):
@@ -215,11 +215,11 @@ class Trainer:
                         self.statistics.add_by_sigma(f"{name}_{statistic}", values, found["sigma"])
                     if statistic == "loss":
                         self.finite &= torch.isfinite(values).all()
-                distributed.sum_gradients(step.parameters)
+                processes.sum_gradients(step.parameters)
                 norm = step.update(self.lr_factor())
                 self.statistics.add(f"{name}_grad_norm", norm)
                 self.finite &= torch.isfinite(norm)
-                if self.device.type == "cpu" and distributed.world_size() == 1:
+                if self.device.type == "cpu" and processes.world_size() == 1:
                     self.check_finite(step.phase)  # elsewhere reading the flag every step would stall: done at ticks
             self.images_seen += self.training.batch
             for ema in self.emas.values():
@@ -232,7 +232,7 @@ class Trainer:
 
     def batch(self, positions: range, step: int) -> Batch:
         sample = torch.arange(positions.start, positions.stop, device=self.device)
-        within = positions.stop < self.images_seen + (distributed.rank() + 1) * self.share
+        within = positions.stop < self.images_seen + (processes.rank() + 1) * self.share
         first = positions.stop if within else positions.stop + self.training.batch - self.share
         then = range(first, first + len(positions))
         observation, labels = self.data(positions, then) if self.data is not None else (None, None)
@@ -244,15 +244,15 @@ class Trainer:
 
     def stop_agreed(self, tick: bool) -> bool:
         """Did a signal come, to any process? Several agree at ticks, so that all leave after the same step."""
-        if distributed.world_size() == 1:
+        if processes.world_size() == 1:
             return self.stop.number is not None
         if not tick:
             return False
         flag = torch.full((), float(self.stop.number is not None), device=self.device)
-        return bool(distributed.reduce(flag, "max").item())
+        return bool(processes.reduce(flag, "max").item())
 
     def check_finite(self, phase: Phase | None = None) -> None:
-        if not distributed.reduce(self.finite.float(), "min").item():
+        if not processes.reduce(self.finite.float(), "min").item():
             where = f"the {phase.name}'s loss or gradient" if phase else "a loss or gradient since the last tick"
             raise NonFiniteLoss(
                 f"{self.run.path}: {where} is not finite at {self.kimg:g} kimg; nothing of it was saved. "
@@ -275,13 +275,13 @@ class Trainer:
 
     def snapshot(self, log: Log) -> None:
         """A checkpoint and a sample grid, written by the first process."""
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             kimg = round(self.kimg, 3)
             folder = self.run.save(kimg, self.config, self.method.product().state_dict(), self.capture())
             grid = self.run.samples / f"{folder.name}.png"
             save_grid(self.method.preview(), grid)
             log.publisher.picture(grid, self.kimg)
-        distributed.barrier()
+        processes.barrier()
 
     def capture(self) -> TrainingState:
         tensors: dict[str, Tensor] = {}

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rsd_fast import files
-
-from . import distributed
+from rsd_fast import files, processes
 
 FOLDER = "tensorboard"  # in a run's
 
@@ -34,7 +32,7 @@ class Publisher:
     ) -> None:
         self.board: Any = None
         self.wandb: Any = None
-        if distributed.rank() != 0:
+        if processes.rank() != 0:
             return
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter

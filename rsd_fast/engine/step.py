@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from rsd_fast.config import Training
 from rsd_fast.corruptions import Draw
-from rsd_fast.graphs import Graphed
+from rsd_fast.cuda_graphs import Graphed
 from rsd_fast.methods.base import Batch, Method, Phase
 
 for _kind in (Batch, Draw):

@@ -20,8 +20,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from rsd_fast import files
-from rsd_fast.engine import distributed
+from rsd_fast import files, processes
 
 Tensors = dict[str, Tensor]
 
@@ -82,10 +81,10 @@ def remembered(name: str | None, compute: Callable[[], Tensors]) -> Tensors:
         return compute()
     path = folder() / "references" / f"{name}.safetensors"
     found = load(path)
-    if distributed.least(found is not None) and found is not None:  # all processes have it
+    if processes.least(found is not None) and found is not None:  # all processes have it
         return found
     found = compute()
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         save(path, found)
         Partial(name).remove()
     return found

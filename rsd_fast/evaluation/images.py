@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rsd_fast.engine import distributed
+from rsd_fast import processes
 
 from . import cache
 from .cache import Tensors
@@ -72,7 +72,7 @@ def collect(
     """
     partial = cache.Partial(unfinished) if unfinished else None
     found = partial.blocks() if partial else []
-    done = distributed.least(sum(map(_length, found)))
+    done = processes.least(sum(map(_length, found)))
     while sum(map(_length, found)) > done:  # another process has less
         found.pop()
     block: list[Tensors] = []
@@ -80,7 +80,7 @@ def collect(
         block.append(part)
         if partial is None or sum(map(_length, block)) >= BLOCK:
             found.append(_joined(block))
-            if partial is not None and distributed.rank() == 0:
+            if partial is not None and processes.rank() == 0:
                 partial.add(done, found[-1])
             done += _length(found[-1])
             block = []
@@ -104,11 +104,11 @@ def in_turn(
     """
     watch = watch or Stopwatch()
     left = images.count - first
-    hidden = title is None or distributed.rank() != 0 or not sys.stderr.isatty()
+    hidden = title is None or processes.rank() != 0 or not sys.stderr.isatty()
     with tqdm(total=images.count, initial=first, desc=title, unit="images", disable=hidden) as bar:
         for index, some in _ahead(images, batch, first, watch):
             start = time.perf_counter()
-            part = {name: distributed.gather(t)[:left].cpu() for name, t in rows(some, index).items()}
+            part = {name: processes.gather(t)[:left].cpu() for name, t in rows(some, index).items()}
             watch.add("features", start)
             left -= _length(part)
             bar.update(_length(part))
@@ -125,7 +125,7 @@ def _length(block: Tensors) -> int:
 
 def _shares(images: ImageSet, batch: int, first: int, watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
     """(index, images) of this process's shares."""
-    for part in distributed.shares(images.count, batch, first):
+    for part in processes.shares(images.count, batch, first):
         start = time.perf_counter()
         index = torch.arange(part.start, part.stop, device=images.index_device)
         # What a share has beyond the last image is dropped when all are gathered.

@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsd_fast import __version__
-from rsd_fast.engine import distributed
+from rsd_fast import __version__, processes
 
 from . import cache, formulas
 from .cache import Tensors
@@ -166,7 +165,7 @@ class Evaluator:
         versions, self.shares = software(), {}
         found = [self.evaluation(metric, made, samples.count, versions) for metric in self.metrics]
         watch.add("metrics", start)
-        if name is not None and distributed.rank() == 0:
+        if name is not None and processes.rank() == 0:
             cache.Partial(name).remove()
         return found
 

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rsd_fast import corruptions
+from rsd_fast import corruptions, processes
 from rsd_fast.config import Observations, RunConfig
 from rsd_fast.corruptions import DrawnCorruption, NoiseLevels
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
-from rsd_fast.engine import Run, distributed
-from rsd_fast.engine.checkpoint import POINTERS
-from rsd_fast.hub.fetch import means_id
-from rsd_fast.loading import Sampler
-from rsd_fast.observations import noise_levels, open_observations
+from rsd_fast.hub import means_id
+from rsd_fast.run_dataset import noise_levels, open_observations
+from rsd_fast.runs import POINTERS, Run
+from rsd_fast.sampler import Sampler
 
 from . import cache
 from .images import ImageSet, Stopwatch
@@ -100,7 +99,7 @@ def evaluate_path(
     proximal = [metric for metric in metrics if metric.startswith(PROXIMAL)]
     sampler = None
     if is_run(path):
-        sampler = Sampler(path, distributed.local_device(device), **asdict(sampled))
+        sampler = Sampler(path, processes.local_device(device), **asdict(sampled))
         if observed.corruption is not None or observed.sigma_obs is not None:
             name = "corruption" if observed.corruption is not None else "sigma_obs"
             raise ValueError(f"{name}: {path} is a run, and says itself how its observations came about")
@@ -213,7 +212,7 @@ def features_of(metrics: list[str], compared: HowCompared, device: str) -> Any:
         compared.features or INCEPTION,
         wanted,
         weights=compared.features_weights,
-        device=distributed.local_device(device),
+        device=processes.local_device(device),
     )
 
 
@@ -229,7 +228,7 @@ def samples_of(sampler: Sampler, num: int, seed: int, batch: int, how: HowSample
             model=model,
             seed=seed,
             batch=batch,
-            processes=distributed.world_size(),
+            processes=processes.world_size(),
             device=sampler.device.type,
             **asdict(how),
         ),
@@ -260,7 +259,7 @@ def of_model(results: list[Evaluation], sampler: Sampler, seed: int, how: HowSam
 def record(file: Path, results: list[Evaluation]) -> None:
     """Append them to the metrics.jsonl of the run of whose checkpoints the model is one, if it is."""
     run = Run.of(file) if file.parent.parent.name == "checkpoints" else None
-    if run is None or distributed.rank() != 0:
+    if run is None or processes.rank() != 0:
         return
     try:
         run.add_metrics([asdict(result) for result in results])

@@ -4,10 +4,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rsd_fast import processes
 from rsd_fast.config import Monitoring, RunConfig
 from rsd_fast.data import ObservedDataset
-from rsd_fast.engine import distributed
-from rsd_fast.loading import Sampler
+from rsd_fast.sampler import Sampler
 
 from .metrics import Evaluator
 from .runs import HowCompared, HowSampled, features_of, observe_as, of_model, pictures_of, samples_of
@@ -25,7 +25,7 @@ class CheckpointEvaluator:
 
     def __init__(self, config: RunConfig, data: ObservedDataset) -> None:
         self.config, m, t = config, config.monitoring, config.training
-        share = distributed.share(t.batch, None)
+        share = processes.share(t.batch, None)
         self.batch = min(t.micro_batch if isinstance(t.micro_batch, int) else share, BATCH)
         truncate = config.kind == "pretrain" and config.observations.sigma_least > 0
         self.how = HowSampled(truncate=truncate, precision=t.precision)
@@ -41,7 +41,7 @@ class CheckpointEvaluator:
 
     def __call__(self, checkpoint: Path) -> list[dict[str, Any]]:
         seed, num = self.config.training.seed, self.config.monitoring.eval_num
-        device = distributed.local_device(self.config.training.device)
+        device = processes.local_device(self.config.training.device)
         sampler = Sampler(checkpoint, device, **asdict(self.how))
         # Not kept while they come: they take less long than the training that a kill costs.
         samples = replace(samples_of(sampler, num, seed, self.batch, self.how), kept=False)

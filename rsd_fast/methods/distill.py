@@ -17,14 +17,13 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from rsd_fast import corruptions, ops, schedules
+from rsd_fast import corruptions, generator_losses, ops, schedules
 from rsd_fast.config import Distill
 from rsd_fast.corruptions import Corruption, Draw, DrawnCorruption, Fourier, View
 from rsd_fast.networks import Denoiser, cast_weights, one_hot
 from rsd_fast.objectives import Noised
 from rsd_fast.ops import edm
 
-from . import losses
 from .base import Batch, Phase, corruption_of, freeze, levels_of, preview_latents
 
 
@@ -167,10 +166,10 @@ class DistillMethod:
             f, g = (self.estimate(F, noised, draw, sigma) for F in (F_teacher, F_fake))
             d, r = (self.observed(e, draw) for e in (f - g, f - u))
         if c.loss == "sid":
-            return losses.sid(d, r, c.alpha)
+            return generator_losses.sid(d, r, c.alpha)
         if c.loss == "dmd":
-            return losses.dmd(d, r, u)
-        return losses.sds(r, u, edm.loss_weight(sigma, sigma_data))
+            return generator_losses.dmd(d, r, u)
+        return generator_losses.sds(r, u, edm.loss_weight(sigma, sigma_data))
 
     def estimate(self, F: Tensor, noised: Noised, draw: Draw | None, sigma: Tensor) -> Tensor:
         """The denoiser's estimate of the observation without noise, from its raw output."""

@@ -7,6 +7,7 @@ from .denoise import denoise
 from .denoising_loss import denoising_loss
 from .downsample import downsample, downsample_adjoint
 from .group_norm_silu import group_norm_silu
+from .key import Key
 from .observe import Operator, observe, observe_perturb
 from .perturb import perturb
 from .philox import Stream, philox, randn, uniform
@@ -15,6 +16,7 @@ from .score_difference_loss import score_difference_loss
 load_kernels()
 
 __all__ = [
+    "Key",
     "Operator",
     "Stream",
     "backends",

@@ -15,10 +15,11 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+
+from rsd_fast import _checkout
 
 DEVICES = ("cpu", "cuda")
 OLDEST_TRITON = (3, 3)
@@ -30,15 +31,25 @@ def _load_native() -> tuple[Any, str]:
     try:
         module = importlib.import_module("rsd_fast._C")
     except ModuleNotFoundError:
-        skipped = Path(__file__).parents[1] / "_native_skipped.txt"
-        reason = skipped.read_text().strip() if skipped.exists() else "installed with RSD_FAST_NATIVE=0"
-        return None, f"not built: {reason}"
+        return None, f"not built: {_why_not_built()}"
     except ImportError as error:
         if os.environ.get("RSD_FAST_ISA"):  # which names none that this processor has
             raise
         warnings.warn(f"rsd_fast._C cannot be loaded, PyTorch code serves instead: {error}", stacklevel=2)
         return None, f"built, but cannot be loaded: {error}"
     return module, "built for " + ("cpu and cuda" if module.build["cuda"] else "cpu")
+
+
+def _why_not_built() -> str:
+    skipped = _checkout.PACKAGE / "_native_skipped.txt"
+    if skipped.exists():
+        return skipped.read_text().strip()
+    if _checkout.is_checkout():
+        return (
+            f"this is the checkout {_checkout.ROOT}; `pip install -e .` builds the extension in it, and a package that "
+            "is installed elsewhere is found from another folder"
+        )
+    return "installed with RSD_FAST_NATIVE=0"
 
 
 def _find_triton() -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from rsd_fast import ops
 
 from .base import Corruption, DrawnCorruption
-from .draw import Draw
+from .parameters import Draw
 
 
 class Observation(NamedTuple):

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rsd_fast import config as configs
 from rsd_fast import files
 from rsd_fast.config import RunConfig
 
+from .model_file import RunError, load_tensors, save_model, save_tensors
+
 POINTERS = ("latest", "best")  # files of a run that name a checkpoint
-KINDS = {"pretrain": "denoiser", "distill": "generator"}  # what the product of a run is
 OWN_NAMES = {
     "config.json",
     "log.jsonl",
@@ -35,10 +33,6 @@ OWN_NAMES = {
     "report.html",
     "teacher.safetensors",
 }
-
-
-class RunError(Exception):
-    """A run directory that cannot be used as asked; one line that names it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +116,7 @@ class Run:
         folder = self.checkpoint(kimg)
         with files.atomic_folder(folder) as temporary:
             save_model(temporary / "model.safetensors", product, config, kimg)
-            _save_tensors(temporary / "training.safetensors", training.tensors, {})
+            save_tensors(temporary / "training.safetensors", training.tensors, {})
             (temporary / "state.json").write_text(json.dumps(training.counters, indent=2) + "\n", encoding="utf-8")
         files.write_text(self.path / "latest", folder.name + "\n")
         self.write_config(config)  # last: a folder is a run once it can be resumed
@@ -184,53 +178,6 @@ def checkpoint_name(kimg: float) -> str:
     return f"{kimg:06.0f}" if kimg == int(kimg) else f"{kimg:010.3f}"
 
 
-def save_model(path: Path, tensors: dict[str, Tensor], config: RunConfig, kimg: float) -> None:
-    _save_tensors(path, tensors, {"rsd_fast": model_record(config, kimg)})
-
-
-def model_record(config: RunConfig, kimg: float) -> str:
-    """What a model.safetensors says of itself, JSON; `read_record` reads it."""
-    return json.dumps({"kind": KINDS[config.kind], "config": configs.to_json(config), "kimg": f"{kimg:g}"})
-
-
-def read_record(record: dict[str, str]) -> tuple[RunConfig, float]:
-    """(config, kimg). Raises ValueError."""
-    try:
-        config, kimg = configs.from_json(record["config"]), float(record["kimg"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not written by rsd-fast ({error})") from None
-    if not 0 <= kimg < float("inf"):
-        raise ValueError(f"kimg: expected at least 0, got {kimg}")
-    return config, kimg
-
-
-def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(state dict, {"kind", "config", "kimg"}) of a model.safetensors of ours. Raises RunError."""
-    tensors, metadata = load_tensors(path)
-    try:
-        return tensors, json.loads(metadata["rsd_fast"])
-    except (KeyError, ValueError, RecursionError):
-        raise RunError(f"{path}: not a model of rsd-fast (its metadata lacks 'rsd_fast')") from None
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path}: not a readable safetensors file ({error})") from None
-
-
-def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    try:
-        safetensors.torch.save_file(tensors, path, metadata)
-    except SafetensorError as error:  # its message for a full disk does not name the file
-        raise OSError(f"{path}: {error}") from None
-
-
 def refuse_existing(path: Path) -> None:
     """RunError where something is there already, but for an empty folder."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -239,16 +186,3 @@ def refuse_existing(path: Path) -> None:
 
 def _is_own(name: str) -> bool:
     return name in OWN_NAMES or name.startswith(files.TEMPORARY_PREFIX)
-
-
-def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str, *, assign: bool = False) -> None:
-    """Strict load, or with `assign` the tensors themselves; RunError that names the first that does not fit."""
-    if assign:  # where a copy would have had the module's dtype
-        tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-    try:
-        module.load_state_dict(tensors, assign=assign)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        if "size mismatch" not in reason:  # but all that are missing, or too much
-            reason = reason.partition(", ")[0]
-        raise RunError(f"{path}: does not fit its own configuration: {reason}") from None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rsd_fast import ops
 
-from .draw import Examples
+from .parameters import Examples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

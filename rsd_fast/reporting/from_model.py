@@ -10,8 +10,9 @@ from torch import Tensor
 from rsd_fast.config import Distill
 from rsd_fast.data import ObservedDataset
 from rsd_fast.evaluation.runs import observe_as
-from rsd_fast.loading import Sampler, latents
+from rsd_fast.generator import latents
 from rsd_fast.methods.distill import generate, latent_view
+from rsd_fast.sampler import Sampler
 
 SHOWN, NEAREST = 8, 3  # samples of which the nearest observations are shown, and how many of them
 SAMPLES, MOST_OBSERVATIONS, MOST_VALUES = 512, 20_000, 2**27  # compared with each other; values in all of them

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rsd_fast.engine.checkpoint import RunError
+from rsd_fast.runs import RunError
 
 INSTALL = "pip install 'rsd-fast[hub]'"
 _FILE = re.compile(r"\.(npz|npy|zip|h5|gz|png|safetensors|pt|pth|pkl)$")

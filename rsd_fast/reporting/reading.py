@@ -10,9 +10,8 @@ import numpy as np
 from PIL import Image
 
 from rsd_fast.config import Distill, RunConfig
-from rsd_fast.engine import Run, RunError
-from rsd_fast.engine.checkpoint import POINTERS, read_lines
 from rsd_fast.evaluation.metrics import LOWER_IS_BETTER, PROXIMAL
+from rsd_fast.runs import POINTERS, Run, RunError, read_lines
 
 Line = dict[str, Any]
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from rsd_fast.config import Distill, RunConfig
 from rsd_fast.data import to_rgb
 
-from .drawn import COLUMNS, Neighbours
 from .figures import Drawn
+from .from_model import COLUMNS, Neighbours
 from .reading import Measurement, Record, last, number
 from .style import CSS, SLIDER
 from .verdict import Sign, Verdict, measurable

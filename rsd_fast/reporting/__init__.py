@@ -10,11 +10,11 @@ from PIL import Image
 
 from rsd_fast import files, pictures
 from rsd_fast.data import DataError, ObservedDataset
-from rsd_fast.engine import RunError
-from rsd_fast.loading import Sampler
-from rsd_fast.observations import open_observations
+from rsd_fast.run_dataset import open_observations
+from rsd_fast.runs import RunError
+from rsd_fast.sampler import Sampler
 
-from . import drawn, figures
+from . import figures, from_model
 from .page import Content, render
 from .reading import Record, read_record
 from .verdict import judge, signs
@@ -66,7 +66,7 @@ def gather(record: Record, seed: int, device: str | torch.device) -> Content:
         record=record,
         verdict=verdict,
         signs=signs(record, None if isinstance(neighbours, str) else neighbours.share),
-        parameters=None if isinstance(sampler, str) else drawn.parameters_of(sampler),
+        parameters=None if isinstance(sampler, str) else from_model.parameters_of(sampler),
         observations=_observations(record, dataset),
         neighbours=neighbours,
         paths=_paths(sampler, seed),
@@ -94,14 +94,14 @@ def _sampler(record: Record, device: str | torch.device) -> Sampler | str:
         return str(error)
 
 
-def _neighbours(sampler: Sampler | str, dataset: ObservedDataset | str, seed: int) -> drawn.Neighbours | str:
+def _neighbours(sampler: Sampler | str, dataset: ObservedDataset | str, seed: int) -> from_model.Neighbours | str:
     if isinstance(sampler, str):
         return sampler
     if isinstance(dataset, str):
         return f"the data cannot be opened: {dataset}"
-    if len(dataset) <= drawn.NEAREST:
+    if len(dataset) <= from_model.NEAREST:
         return "there are too few observations"
-    return drawn.neighbours(sampler, dataset, seed)
+    return from_model.neighbours(sampler, dataset, seed)
 
 
 def _paths(sampler: Sampler | str, seed: int) -> Image.Image | str:
@@ -109,7 +109,7 @@ def _paths(sampler: Sampler | str, seed: int) -> Image.Image | str:
         return sampler
     if not sampler.one_step:
         return "only a one-step generator makes an image of one latent"
-    return pictures.grid(drawn.paths(sampler, seed), columns=drawn.COLUMNS)
+    return pictures.grid(from_model.paths(sampler, seed), columns=from_model.COLUMNS)
 
 
 def _observations(record: Record, dataset: ObservedDataset | str) -> Image.Image | str:

@@ -11,10 +11,10 @@ from typing import Any
 from rsd_fast import __version__
 from rsd_fast import config as configs
 from rsd_fast.config import Distill, RunConfig
-from rsd_fast.engine.checkpoint import Run, RunError, save_model
 from rsd_fast.loading import load, model_file
+from rsd_fast.runs import Run, RunError, save_model
 
-from .fetch import client, reason
+from .hub import client, reason
 
 
 def push_to_hub(

@@ -5,7 +5,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from rsd_fast import ops
-from rsd_fast.graphs import Graphed
+from rsd_fast.cuda_graphs import Graphed
 
 
 class Recorder:

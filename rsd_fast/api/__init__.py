@@ -1,0 +1,1 @@
+"""What the command line calls, and Python programs call alike: one function a command."""

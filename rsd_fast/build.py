@@ -1,0 +1,75 @@
+"""Networks with fresh weights, of the shapes and settings of a run."""
+
+import torch
+
+from . import corruptions, networks
+from .config import Network, Observations, RunConfig
+from .corruptions import Fourier
+from .networks import Denoiser
+
+
+def _hidden(observations: Observations) -> str:
+    """What a network may not see of its images: `networks.Denoiser`."""
+    with torch.device("cpu"):  # where a network is built on another, the operator's kernel need not be there
+        corruption = corruptions.parse(observations.corruption)
+    if not isinstance(corruption, Fourier):
+        return "pixels"
+    return "columns" if corruption.coils == 1 and not corruption.real else "all"  # where A* A is a projection
+
+
+def build_denoiser(config: RunConfig) -> Denoiser:
+    """A network with fresh weights, of the shapes and settings of a run. Raises ValueError on what does not fit."""
+    observations = config.observations
+    channels, masked = observations.image_shape[0], config.objective.conditional
+    _, height, width = observations.observation_shape
+    levels = len(config.network.channel_mult)
+    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+        raise ValueError(
+            f"{observations.data}: {height}x{width} images do not divide by {2 ** (levels - 1)}, as a network of "
+            f"{levels} levels needs; pad or crop them, or give channel_mult fewer entries"
+        )
+    hidden = "pixels"
+    if masked:
+        hidden = "sigma" if config.network.hidden_noise == "sigma" else _hidden(observations)
+    return build_network(
+        config.network,
+        (channels, height, width),
+        label_dim=observations.label_dim,
+        condition_channels=channels if masked else 0,
+        hidden=hidden,
+    )
+
+
+def build_network(
+    network: Network,
+    image_shape: tuple[int, int, int],
+    *,
+    label_dim: int = 0,
+    condition_channels: int = 0,
+    hidden: str = "pixels",
+) -> Denoiser:
+    """A network with fresh weights for images [C, H, W], of a config's settings, or of a preset's:
+    `build_network(Network(**presets.load("edm-cifar10").network), (3, 32, 32))`. The rest as `networks.create`."""
+    channels, height, _ = image_shape
+    levels = len(network.channel_mult)
+    if max(network.attn_levels, default=0) >= levels or min(network.attn_levels, default=0) < 0:
+        raise ValueError(f"attn_levels: {list(network.attn_levels)} are not among the {levels} levels")
+    return networks.create(
+        network.architecture,
+        image_size=height,
+        in_channels=channels,
+        out_channels=channels,
+        model_channels=network.model_channels,
+        channel_mult=network.channel_mult,
+        num_blocks=network.num_blocks,
+        attn_resolutions=tuple(height >> level for level in network.attn_levels),
+        label_dim=label_dim,
+        augment_dim=network.augment_dim,
+        dropout=network.dropout,
+        sigma_data=network.sigma_data,
+        label_dropout=network.label_dropout,
+        gated=network.gated,
+        preconditioning=network.preconditioning,
+        condition_channels=condition_channels,
+        hidden=hidden,
+    )
