@@ -185,7 +185,7 @@ class Objective:
             x_t = view.image(state)
             net_input = edm.c_in(edm.per_sample(sigma, x_t), denoiser.sigma_data) * x_t
             return Noised(state, x_t, edm.laid_out(net_input, denoiser.input_dtype, denoiser.channels_last), view)
-        x_t, net_input = ops.perturb(y, sigma, sigma_obs, seed, sample, step, **denoiser.input_options)
+        x_t, net_input = ops.perturb(y, sigma, sigma_obs, seed, sample, step, denoiser.input_options)
         return self.seen(x_t, net_input, corruption, draw, denoiser, seed=seed, sample=sample, step=step)
 
     def seen(
@@ -251,16 +251,12 @@ class Objective:
             masked = operator.kind == "mask"
             y, x_t, net_input, *mask = ops.observe_perturb(
                 y,
-                sample,
                 operator,
                 sigma_obs,
-                seed,
                 sigma,
-                sample,
-                step,
-                observation_step=step,
+                ops.Key(seed, sample, step),
                 mask="uint8" if masked else None,
-                **denoiser.input_options,
+                options=denoiser.input_options,
             )
             draw = Draw(mask=mask[0]) if masked else None
             noised = self.seen(x_t, net_input, corruption, draw, denoiser, **at)  # type: ignore[arg-type]

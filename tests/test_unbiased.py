@@ -12,7 +12,7 @@ from rsd_fast import corruptions
 from rsd_fast.build import _hidden
 from rsd_fast.corruptions import Draw, DrawnCorruption
 from rsd_fast.objectives import Objective
-from rsd_fast.ops import edm
+from rsd_fast.ops import InputOptions, edm
 
 from . import tiny
 
@@ -26,7 +26,7 @@ class Matrices:
     sigma_data = 0.5
     input_dtype = torch.float64
     channels_last = False
-    input_options = {"sigma_data": 0.5, "dtype": torch.float64, "channels_last": False}  # noqa: RUF012
+    input_options = InputOptions(0.5, torch.float64)
 
     def __init__(self, masks: Tensor, shape: tuple[int, int, int], columns: bool, hidden: str):
         self.masks = masks  # [masks, K, H, W]: the conditions there can be
