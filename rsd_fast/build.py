@@ -4,20 +4,21 @@ import torch
 
 from . import corruptions, networks
 from .config import Network, Observations, RunConfig
-from .corruptions import Fourier
+from .corruptions import Corruption, Fourier
+from .errors import FieldError
 from .networks import Denoiser
 
 
-def _hidden(observations: Observations) -> str:
+def _hidden(observations: Observations, corruption: Corruption | None) -> str:
     """What a network may not see of its images: `networks.Denoiser`."""
     with torch.device("cpu"):  # where a network is built on another, the operator's kernel need not be there
-        corruption = corruptions.parse(observations.corruption)
+        corruption = corruption or corruptions.parse(observations.corruption)
     if not isinstance(corruption, Fourier):
         return "pixels"
     return "columns" if corruption.coils == 1 and not corruption.real else "all"  # where A* A is a projection
 
 
-def build_denoiser(config: RunConfig) -> Denoiser:
+def build_denoiser(config: RunConfig, corruption: Corruption | None = None) -> Denoiser:
     """A network with fresh weights, of the shapes and settings of a run. Raises ValueError on what does not fit."""
     observations = config.observations
     channels, masked = observations.image_shape[0], config.objective.conditional
@@ -30,7 +31,7 @@ def build_denoiser(config: RunConfig) -> Denoiser:
         )
     hidden = "pixels"
     if masked:
-        hidden = "sigma" if config.network.hidden_noise == "sigma" else _hidden(observations)
+        hidden = "sigma" if config.network.hidden_noise == "sigma" else _hidden(observations, corruption)
     return build_network(
         config.network,
         (channels, height, width),
@@ -53,7 +54,7 @@ def build_network(
     channels, height, _ = image_shape
     levels = len(network.channel_mult)
     if max(network.attn_levels, default=0) >= levels or min(network.attn_levels, default=0) < 0:
-        raise ValueError(f"attn_levels: {list(network.attn_levels)} are not among the {levels} levels")
+        raise FieldError("attn_levels", f"{list(network.attn_levels)} are not among the {levels} levels")
     return networks.create(
         network.architecture,
         image_size=height,

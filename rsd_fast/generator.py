@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from . import ops
 from .config import Distill
-from .corruptions import DrawnCorruption, View
+from .corruptions import Corruption, DrawnCorruption, View
 from .methods.base import corruption_of
 from .methods.distill import generate, latent_view
 from .networks import Denoiser, one_hot
@@ -17,14 +17,15 @@ class Generator(nn.Module):
     image_shape is [C, H, W]; label_dim the number of classes, 0 for none; config the run's.
     """
 
-    def __init__(self, denoiser: Denoiser, config: Distill):
+    def __init__(self, denoiser: Denoiser, config: Distill, corruption: Corruption | None = None):
         super().__init__()
         self.denoiser = denoiser
         self.config = config
         self.sigma_init = config.distillation.sigma_init
         self.image_shape = config.observations.image_shape
         self.label_dim = denoiser.label_dim
-        self.corruption = corruption_of(config.observations, denoiser) if config.objective.conditional else None
+        conditional = config.objective.conditional
+        self.corruption = corruption_of(config.observations, denoiser, corruption) if conditional else None
 
     def forward(self, latents: Tensor, labels: Tensor | None = None, view: View | None = None) -> Tensor:
         """latents [B, C, H, W], labels [B, label_dim] one-hot or None -> images [B, C, H, W], about [-1, 1].

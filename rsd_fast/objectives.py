@@ -26,6 +26,7 @@ from torch import Tensor
 
 from . import corruptions, ops, schedules
 from .corruptions import BoxMask, Corruption, Draw, DrawnCorruption, Fourier, Identity, MaskView, View
+from .errors import FieldError
 from .networks import Denoiser
 from .ops import edm
 
@@ -132,18 +133,18 @@ class Objective:
             raise ValueError(f"unknown objective '{self.name}'; known: {', '.join(NAMES)}")
         if self.sigma_distribution not in SIGMA_DISTRIBUTIONS:
             known = ", ".join(SIGMA_DISTRIBUTIONS)
-            raise ValueError(f"unknown sigma distribution '{self.sigma_distribution}'; known: {known}")
+            raise FieldError("sigma_distribution", f"unknown '{self.sigma_distribution}'; known: {known}")
         if self.p_std <= 0:
-            raise ValueError(f"p_std: expected more than 0, got {self.p_std}")
+            raise FieldError("p_std", f"expected more than 0, got {self.p_std}")
         if not 0 < self.delta < 1:
-            raise ValueError(f"delta: expected 0 < delta < 1, got {self.delta}")
+            raise FieldError("delta", f"expected 0 < delta < 1, got {self.delta}")
         if self.masked_loss not in ("observed", "kept"):
-            raise ValueError(f"masked_loss: expected observed or kept, got '{self.masked_loss}'")
+            raise FieldError("masked_loss", f"expected observed or kept, got '{self.masked_loss}'")
         if not 0 <= self.consistency < float("inf"):
-            raise ValueError(f"consistency: expected at least 0, got {self.consistency}")
+            raise FieldError("consistency", f"expected at least 0, got {self.consistency}")
         for name in ("consistency_steps", "consistency_primes"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+                raise FieldError(name, f"expected at least 1, got {getattr(self, name)}")
 
     @property
     def further_evaluations(self) -> int:

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .errors import FieldError
+
 
 def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
@@ -22,7 +24,7 @@ def share(batch: int, micro_batch: int | str | None) -> int:
     """Images of a batch that fall to each process. Raises ValueError where processes or micro-batches do not fit."""
     parts = micro_batch if isinstance(micro_batch, int) else 1
     if batch % (world_size() * parts):
-        raise ValueError(f"batch: {batch} is not divisible by {world_size()} processes x micro-batch {parts}")
+        raise FieldError("batch", f"{batch} is not divisible by {world_size()} processes x micro-batch {parts}")
     return batch // world_size()
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from . import processes
 from .config import Distill
+from .corruptions import Corruption
 from .cuda_graphs import Graphed
+from .errors import FieldError
 from .generator import latents
 from .loading import load, model_file
 from .methods.base import corruption_of, sample_teacher
@@ -37,12 +39,13 @@ class Sampler:
         precision: str = "fp32",
         compile: bool = False,
         cuda_graphs: bool = False,
+        corruption: Corruption | None = None,
     ):
         self.device = torch.device(device)
         if cuda_graphs and self.device.type != "cuda":
-            raise ValueError("cuda_graphs: only CUDA devices have them; use --device cuda")
+            raise FieldError("cuda_graphs", "only CUDA devices have them; use --device cuda")
         self.file = model_file(path)
-        self.denoiser, self.config, self.kimg = load(self.file, device)
+        self.denoiser, self.config, self.kimg = load(self.file, device, corruption=corruption)
         set_precision(self.denoiser, precision)
         cast_weights(self.denoiser)
         self.compiled = compile
@@ -54,10 +57,10 @@ class Sampler:
         self.stop_at = observations.sigma_least if truncate else None
         if truncate and (self.one_step or not self.stop_at):
             what = "a one-step generator" if self.one_step else "a teacher of observations without noise"
-            raise ValueError(f"truncate: {path} holds {what}; there is nothing to truncate")
+            raise FieldError("truncate", f"{path} holds {what}; there is nothing to truncate")
         self.shape = observations.image_shape if self.one_step else observations.observation_shape
         conditional = self.config.objective.conditional  # else A, perhaps somebody else's, is not needed
-        self.corruption = corruption_of(observations, self.denoiser) if conditional else None
+        self.corruption = corruption_of(observations, self.denoiser, corruption) if conditional else None
         self.cuda_graphs = cuda_graphs
         self.graph: tuple[tuple[int, int], Graphed] | None = None  # of a (seed, size of batch)
 

@@ -46,7 +46,7 @@ ALLOWED = {
     "generator": {"ops", "config", "corruptions", "methods", "networks"},
     "hub": {"runs"},
     "loading": {"build", "config", "corruptions", "generator", "hub", "networks", "runs"},
-    "sampler": {"config", "cuda_graphs", "generator", "loading", "methods", "networks", "processes"},
+    "sampler": {"config", "corruptions", "cuda_graphs", "generator", "loading", "methods", "networks", "processes"},
     "push": {"config", "hub", "loading", "runs", "__version__"},
     "convert": {"build", "config", "corruptions", "files", "loading", "networks", "objectives", "presets", "runs"},
     "export": {"corruptions", "files", "generator", "loading", "methods", "networks", "ops", "runs"},

@@ -40,6 +40,8 @@ class Corruption:
     random = False  # is A drawn for each image?
     operator: ops.Operator | None = None  # A as the fused kernels know it, where they do; the same as `forward`
     symmetries: frozenset[str] = frozenset()  # those of the image plane that turn A into itself, or into another draw
+    bank: Bank | None = None  # the draws that came with the data
+    further_hides_by_share = True  # does `further` hide each part with probability delta?
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         """A x: [B, C, H, W] -> [B, *observation_shape]; index [B] identifies the images. Differentiable in x."""
@@ -56,6 +58,10 @@ class Corruption:
     def image_shape(self, observation_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """The inverse of `observation_shape`."""
         return observation_shape
+
+    def same_as(self, other: "Corruption") -> bool:
+        """Is `other` this operator, but for what the data say of it?"""
+        return self.spec == other.spec
 
     def picture(self, y: Tensor, draw: Draw | None) -> Tensor:
         """Observations as images [B, C, H, W] to look at and to compute features of."""
@@ -85,8 +91,6 @@ class Corruption:
 
 class DrawnCorruption(Corruption):
     """An operator that is given by a `Draw`, made for each image by `generate` or brought along with the data."""
-
-    bank: Bank | None = None  # what came with the data
 
     def bound(self, bank: Bank) -> "DrawnCorruption":
         """A copy whose draws are those of the bank. ValueError where they are no draws of this operator."""

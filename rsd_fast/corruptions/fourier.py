@@ -16,7 +16,7 @@ from torch import Tensor
 from rsd_fast import ops
 from rsd_fast.ops.fft import fft2c, ifft2c, to_channels, to_complex
 
-from .base import DrawnCorruption, register
+from .base import Corruption, DrawnCorruption, register
 from .birdcage import birdcage
 from .parameters import Bank, Draw
 from .view import View
@@ -79,6 +79,12 @@ class Fourier(DrawnCorruption):
     def image_shape(self, observation_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         _, height, width = observation_shape
         return self.channels, height, width
+
+    def same_as(self, other: Corruption) -> bool:
+        """A single coil stands for as many as the data have, too."""
+        if self.coils != 1 or not isinstance(other, Fourier):
+            return self.spec == other.spec
+        return self.spec.replace("coils=1", f"coils={other.coils}") == other.spec
 
     def bound(self, bank: Bank) -> "Fourier":
         if bank.mask is not None and bank.mask.shape[1:3] != (1, 1):

@@ -68,6 +68,8 @@ class BoxMask(Mask):
     Raises ValueError for a size below 1 or another place.
     """
 
+    further_hides_by_share = False  # but a second box, always
+
     def __init__(self, *, size: int = 8, place: str = "random") -> None:
         if size < 1:
             raise ValueError(f"size expects at least 1 pixel, got {size}")

@@ -194,7 +194,7 @@ class ObservedDataset(Dataset[Item]):
         if bank is None:
             return self.corruption
         corruption = copy.copy(self.corruption)
-        corruption.bank = _BatchBank(mask=bank.mask, maps=bank.maps, whole=bank, rows=rows)  # type: ignore[attr-defined]
+        corruption.bank = _BatchBank(mask=bank.mask, maps=bank.maps, whole=bank, rows=rows)
         return corruption
 
     def pictures(self, indices: Tensor, device: torch.device | str = "cpu") -> Tensor:

@@ -51,7 +51,8 @@ class Trainer:
     """Trains a method's phases until `training.kimg` thousand images have been seen.
 
     data: for methods that read observations. state: of the checkpoint to resume from. evaluate: of checkpoints, every
-    `monitoring.eval_kimg`, in every process.
+    `monitoring.eval_kimg`, in every process. callback: gets each tick's record; where it returns True, the run ends
+    there, saved and evaluated, and can be resumed.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Trainer:
         data: DataSource | None = None,
         state: TrainingState | None = None,
         evaluate: Evaluate | None = None,
+        callback: Callable[[dict[str, Any]], bool | None] | None = None,
     ):
+        self.callback = callback
         self.method, self.config, self.run, self.data = method, config, run, data
         self.training = t = config.training
         self.evaluate, self.monitoring = evaluate, config.monitoring
@@ -147,7 +150,11 @@ class Trainer:
                 self.check_finite()
                 elapsed = time.perf_counter() - tick_start
                 self.seconds += elapsed
-                log.tick(self.record((self.images_seen - tick_images) / elapsed))
+                record = self.record((self.images_seen - tick_images) / elapsed)
+                log.tick(record)
+                if self.callback is not None:
+                    answer = self.callback(record) if processes.rank() == 0 else None
+                    finished = self.agreed(bool(answer)) or finished
                 if finished or interrupted or self.passed(t.snapshot_kimg) or self.passed(m.eval_kimg):
                     self.snapshot(log)
                 done = finished or interrupted

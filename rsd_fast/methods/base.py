@@ -79,9 +79,9 @@ def preview_latents(network: Denoiser, shape: tuple[int, int, int], seed: int) -
     return latents, one_hot(index % max(network.label_dim, 1), network.label_dim)
 
 
-def corruption_of(observations: Observations, network: Denoiser) -> Corruption:
+def corruption_of(observations: Observations, network: Denoiser, corruption: Corruption | None = None) -> Corruption:
     """A as the method draws it: by its SPEC, or from the examples of masks and maps that a network carries."""
-    corruption = corruptions.parse(observations.corruption)
+    corruption = corruption or corruptions.parse(observations.corruption)
     mask, maps = network.mask_bank, network.maps_bank
     if mask is None and maps is None:
         return corruption

@@ -39,9 +39,9 @@ class DistillMethod:
 
     input_only = True  # no gradient of the scores' weights in the generator's phase; False for comparison
 
-    def __init__(self, config: Distill, teacher: Denoiser):
+    def __init__(self, config: Distill, teacher: Denoiser, corruption: Corruption | None = None):
         self.config, self.observations = config, config.observations
-        self.corruption = corruption_of(config.observations, teacher)
+        self.corruption = corruption_of(config.observations, teacher, corruption)
         self.levels = levels_of(config.observations, teacher)
         self.teacher = cast(Denoiser, freeze(teacher))
         # Copies of a frozen network stay in evaluation mode: no dropout in any of the three.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rsd_fast import augmentation, corruptions
 from rsd_fast.config import Pretrain
+from rsd_fast.corruptions import Corruption
 from rsd_fast.networks import Denoiser, one_hot
 
 from .base import Batch, Phase, corruption_of, freeze, preview_latents, sample_teacher
@@ -16,9 +17,9 @@ from .base import Batch, Phase, corruption_of, freeze, preview_latents, sample_t
 class PretrainMethod:
     """Minimises the configured objective; the product is the EMA of the network."""
 
-    def __init__(self, config: Pretrain, network: Denoiser):
+    def __init__(self, config: Pretrain, network: Denoiser, corruption: Corruption | None = None):
         self.config = config
-        self.corruption = corruptions.parse(config.observations.corruption)
+        self.corruption = corruption or corruptions.parse(config.observations.corruption)
         self.ema = cast(Denoiser, freeze(copy.deepcopy(network)))
         t = config.training
         self.phases = (Phase(name="teacher", network=network.train(), lr=t.lr, beta1=t.beta1, ema=self.ema),)
@@ -59,7 +60,7 @@ class PretrainMethod:
         latents, labels = preview_latents(self.ema, observations.observation_shape, seed)
         return sample_teacher(
             self.ema,
-            corruption_of(observations, self.ema),
+            corruption_of(observations, self.ema, self.corruption),
             observations.image_shape,
             self.config.objective,
             latents,

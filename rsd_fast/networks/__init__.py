@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rsd_fast.errors import FieldError
+
 from .precond import BANKS, PRECONDITIONINGS, Denoiser, cast_weights, compile_network, set_precision
 from .unet import DhariwalUNet, NCSNpp, SongUNet, UNet
 
@@ -62,7 +64,7 @@ def create(
     if name not in ARCHITECTURES:
         raise ValueError(f"unknown network '{name}'; known: {', '.join(names())}")
     if not 0 < sigma_data < float("inf"):
-        raise ValueError(f"sigma_data: expected more than 0, got {sigma_data}")
+        raise FieldError("sigma_data", f"expected more than 0, got {sigma_data}")
     model = ARCHITECTURES[name](
         image_size=image_size,
         in_channels=in_channels + condition_channels,
