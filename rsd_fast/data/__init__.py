@@ -24,6 +24,7 @@ __all__ = [
     "DataError",
     "ImageArray",
     "ObservedDataset",
+    "Source",
     "magnitude",
     "open_source",
     "to_rgb",
