@@ -3,7 +3,7 @@
 from . import corruptions
 from .config import Observations
 from .corruptions import Corruption, NoiseLevels
-from .data import IN_MEMORY, DataError, ImageArray, ObservedDataset, open_source
+from .data import DataError, ImageArray, ObservedDataset, open_source
 from .errors import FieldError
 
 
@@ -16,8 +16,6 @@ def open_observations(
     Raises DataError if the source is no longer what it was, FieldError where the operator is not known.
     """
     if source is None:
-        if observations.data == IN_MEMORY:
-            raise DataError(f"{IN_MEMORY}: the run was given images rather than their path; give them again (data=...)")
         source = open_source(
             observations.data, observations=not observations.simulate, sigma_obs_max=observations.sigma_obs
         )

@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "magnitude",
     "open_source",
+    "source_name",
     "to_rgb",
     "to_uint8",
     "write_h5",
@@ -34,13 +35,18 @@ __all__ = [
     "write_png_folder",
 ]
 
-IN_MEMORY = "images in memory"  # what a config says of data that have no path
+IN_MEMORY = "(given in memory)"  # what a config says of data that have no path
 Source = str | os.PathLike[str] | np.ndarray | torch.Tensor | Dataset
 
 _KINDS = (
     "a folder of images, an EDM-style .zip, an .npy or .npz file, an MNIST-style file (*-idx3-ubyte or "
     f"*-idx3-ubyte.gz), a fastMRI .h5 file or a folder of them, or the name of a bundled set ({', '.join(BUNDLED)})"
 )
+
+
+def source_name(src: Source) -> str:
+    """What the config of a run keeps of a source: its path or name, or IN_MEMORY."""
+    return os.fspath(src) if isinstance(src, str | os.PathLike) else IN_MEMORY
 
 
 def open_source(src: Source, *, observations: bool = False, sigma_obs_max: float = 0.0) -> ImageArray:
@@ -56,6 +62,11 @@ def open_source(src: Source, *, observations: bool = False, sigma_obs_max: float
     """
     if not isinstance(src, str | os.PathLike):
         return _in_memory(src, 1 + 10 * sigma_obs_max if observations else 1.0)
+    if src == IN_MEMORY:
+        raise DataError(
+            "the data were given in memory; give them again (Python: rsd_fast.pretrain(data, ..., resume=True)), "
+            "or a path"
+        )
     if src in BUNDLED:
         images, labels = BUNDLED[str(src)]()
         return ImageArray(images=images, labels=labels, name=str(src))

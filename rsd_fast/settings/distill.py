@@ -8,16 +8,16 @@ from typing import Any
 from rsd_fast import presets
 from rsd_fast.config import Distill, Distillation, Monitoring, Observations, Pretrain
 from rsd_fast.corruptions import Corruption
-from rsd_fast.data import DataError, ImageArray
+from rsd_fast.data import DataError, ImageArray, source_name
 from rsd_fast.errors import FieldError
 from rsd_fast.loading import load, model_file
-from rsd_fast.run_dataset import open_observations
+from rsd_fast.run_dataset import open_observations, run_operator
 from rsd_fast.runs import RunError
 
 from .device import resolve_device
 from .monitoring import asks_for_evaluation, default_metrics, resolve_monitoring, with_features
 from .names import Settings, complete, fields_of
-from .observations import name_of, open_again, operator_object, spec_of
+from .observations import open_again, operator_object, spec_of
 from .resolved import Resolved
 from .resume import resume_run, run_to_resume
 from .say import say
@@ -35,7 +35,7 @@ def resolve_distill(settings: Mapping[str, Any]) -> Resolved[Distill]:
     if run is not None:
         return resume_run(run, Distill, settings)
     if settings["teacher"] is None:
-        raise FieldError("teacher", "missing; a run of rsd-fast pretrain, or its model file, is needed")
+        raise FieldError("teacher", "missing; give a run of rsd-fast pretrain, or its model file")
     file = model_file(settings["teacher"])
     operator = operator_object(settings)
     teacher = load(file, corruption=operator).config
@@ -43,6 +43,7 @@ def resolve_distill(settings: Mapping[str, Any]) -> Resolved[Distill]:
         name = os.fspath(settings["teacher"])
         raise RunError(f"{name}: holds a one-step generator; --teacher wants a run of rsd-fast pretrain")
     observations = resolve_teachers_observations(settings, teacher.observations)
+    run_operator(observations, operator)  # for its error
     device = resolve_device(settings["device"])
     preset = resolve_preset(settings["preset"]) or presets.load(teacher.preset)
     if settings["alpha"] is not None and (settings["loss"] or "sid") != "sid":
@@ -72,7 +73,7 @@ def resolve_teachers_observations(settings: Settings, observations: Observations
         raise FieldError("corruption", f"the teacher was trained with {observations.corruption}, not {corruption}")
     if settings["data"] is None:
         return observations
-    return dataclasses.replace(observations, data=name_of(settings["data"]))
+    return dataclasses.replace(observations, data=source_name(settings["data"]))
 
 
 def observations_at_hand(

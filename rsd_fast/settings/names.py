@@ -50,10 +50,21 @@ def complete(stage: str, settings: Mapping[str, Any]) -> Settings:
     Raises FieldError for an unknown name, and for a value of another type.
     """
     known = STAGES[stage]
+    over = {name: value for name, value in settings.items() if value is not None}
+    settings = {**in_config(settings.get("config"), stage), **over}
     for name in settings:
         if name not in known:
             raise FieldError(name, f"unknown setting of {stage}{nearest(name, known)}")
     return {name: typed(name, settings.get(name), hint) for name, hint in known.items()}
+
+
+def in_config(config: Any, stage: str) -> Mapping[str, Any]:
+    """The settings in `config`: a dict of settings, or a JSON file, which may be the config.json of a run."""
+    if config is None or isinstance(config, Mapping):
+        return config or {}
+    from rsd_fast.config.files import settings_from_file
+
+    return settings_from_file(config, stage)
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:

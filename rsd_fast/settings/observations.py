@@ -1,12 +1,11 @@
 """What observations are, and how they came about: from settings and data to `config.Observations`."""
 
-import os
 from typing import Any, NamedTuple
 
 from rsd_fast import corruptions
 from rsd_fast.config import Observations
 from rsd_fast.corruptions import HFLIP, TRANSPOSE, VFLIP, Corruption
-from rsd_fast.data import IN_MEMORY, ImageArray, ObservedDataset, open_source
+from rsd_fast.data import ImageArray, ObservedDataset, open_source, source_name
 from rsd_fast.errors import FieldError, nearest
 from rsd_fast.run_dataset import run_operator
 
@@ -20,8 +19,8 @@ MOVES: dict[str, tuple[str, ...]] = {
     "all": (HFLIP, VFLIP, TRANSPOSE),
 }
 MISSING = {
-    "data": "missing; a path, or in Python images, is needed",
-    "sigma_obs": "missing; say how much noise the observations hold, images in [-1, 1], or 0",
+    "data": "missing; give a path, a bundled set (digits), or in Python the images themselves",
+    "sigma_obs": "missing; give the standard deviation of the observations' noise, images in [-1, 1], or 0",
 }
 
 
@@ -39,7 +38,7 @@ def resolve_observations(settings: Settings) -> ResolvedObservations:
         if settings[name] is None:
             raise FieldError(name, problem)
     operator = operator_of(settings["corruption"] or "identity")
-    simulate, seed, name = bool(settings["simulate"]), settings["seed"] or 0, name_of(settings["data"])
+    simulate, seed, name = bool(settings["simulate"]), settings["seed"] or 0, source_name(settings["data"])
     noise = NoiseSetting.of(settings["sigma_obs"])
     noise.refuse(simulate)
     source = open_source(settings["data"], observations=not simulate, sigma_obs_max=noise.most)
@@ -69,11 +68,6 @@ def resolve_observations(settings: Settings) -> ResolvedObservations:
     return ResolvedObservations(observations, source, dataset.corruption)
 
 
-def name_of(data: Any) -> str:
-    """What a config calls the data: their path, or `IN_MEMORY`."""
-    return os.fspath(data) if isinstance(data, str | os.PathLike) else IN_MEMORY
-
-
 def operator_of(corruption: Any) -> Corruption:
     """The operator itself, or of a SPEC. FieldError."""
     if isinstance(corruption, Corruption):
@@ -94,7 +88,11 @@ def spec_of(corruption: Corruption | str, observations: Observations) -> str:
     operator = operator_of(corruption)
     if operator.spec == observations.corruption:
         return operator.spec
-    return observations.corruption if operator.same_as(run_operator(observations)) else operator.spec
+    try:
+        saved = run_operator(observations)
+    except FieldError:  # the saved one was an object, and of another SPEC
+        return operator.spec
+    return observations.corruption if operator.same_as(saved) else operator.spec
 
 
 def open_again(data: Any, observations: Observations) -> ImageArray | None:

@@ -89,7 +89,7 @@ def refuse_idle(settings: Settings, objective: Objective, corruption: Corruption
     if settings["delta"] is not None and not objective.conditional:
         raise FieldError("delta", f"objective '{objective.name}' hides nothing")
     if settings["delta"] is not None and not corruption.further_hides_by_share:
-        raise FieldError("delta", f"{corruption.name} hides a second box instead")
+        raise FieldError("delta", f"{corruption} hides a second box instead")
     if settings["masked_loss"] is not None and objective.name != "ambient":
         raise FieldError("masked_loss", f"is of objective 'ambient', not '{objective.name}'")
     if settings["hidden_noise"] is not None and not objective.conditional:

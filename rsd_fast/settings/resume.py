@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd_fast.config import Distill, Monitoring, Observations, Pretrain, RunConfig
+from rsd_fast.data import source_name
 from rsd_fast.errors import FieldError
 from rsd_fast.loading import model_file
 from rsd_fast.run_dataset import run_operator
@@ -15,7 +16,7 @@ from .device import resolve_device, resolve_precision
 from .monitoring import resolve_monitoring
 from .names import Settings, fields_of
 from .noise import NoiseSetting
-from .observations import name_of, open_again, operator_object, spec_of, symmetries
+from .observations import open_again, operator_object, spec_of, symmetries
 from .resolved import Config, Resolved
 
 # What may differ between the sittings of a run: how long and where it runs, not what it computes.
@@ -50,6 +51,7 @@ def resume_run(run: Run, stage: type[Config], settings: Settings) -> Resolved[Co
     if not isinstance(config, stage):
         raise RunError(f"{run.path}: is a run of rsd-fast {config.kind}")
     operator = operator_object(settings)
+    run_operator(config.observations, operator)  # for its error
     refuse_other_noise(run, config.observations, settings.get("sigma_obs"))
     asked = in_the_configs_terms(settings, config.observations)
     refuse_changes(run, config, asked)
@@ -66,8 +68,9 @@ def in_the_configs_terms(settings: Settings, observations: Observations) -> Sett
         name: None if isinstance(value, str) and value == "auto" and name != "micro_batch" else value
         for name, value in settings.items()
     }
+    asked["sigma_obs"] = None  # `refuse_other_noise` has compared it
     if settings["data"] is not None:
-        asked["data"] = name_of(settings["data"])
+        asked["data"] = source_name(settings["data"])
     if settings["corruption"] is not None:
         asked["corruption"] = spec_of(settings["corruption"], observations)
     augment = asked.get("augment")
