@@ -136,7 +136,7 @@ def measure(
         """Observations of generated images: other noise and masks than those of the data."""
         index = torch.arange(first, first + len(images))
         seen = corruptions.observation(operator, images, index=index, sigma_obs=row.sigma_obs, seed=options.seed + 1)
-        return operator.picture(seen.y, seen.draw)
+        return seen.operator.picture(seen.y)
 
     def noised(images: Tensor, first: int) -> Tensor:
         index = torch.arange(first, first + len(images))
@@ -153,7 +153,7 @@ def measure(
     of_teacher, teacher_seconds = samples(teacher, options, truncate=row.sigma_obs > 0)
     of_student, student_seconds = samples(student, options)
 
-    makes_images = operator.kind != "linear"  # else it makes what was observed, but for the noise
+    makes_images = operator.objective is not None  # else it makes what was observed, but for the noise
     whole = [nnf.interpolate(x, (SIZE, SIZE), mode="bilinear") if x.shape[-1] != SIZE else x for x in of_teacher]
     parts = torch.arange(NUM_REFERENCE).split(500)
     clean = Set.of(map(dataset.clean, parts), extract)

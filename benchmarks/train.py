@@ -181,8 +181,7 @@ def noisy(data: str, count: int, shape: tuple[int, int, int]) -> Any:
 def configs(task: Any, observations: Any = None, **further: Any) -> tuple[Any, Any]:
     """(config of pretraining, of distilling). task: of this script or of same_result.py; further: of the training."""
     from rsd_fast import presets
-    from rsd_fast.config import Distill, Distillation, Network, Pretrain, Training
-    from rsd_fast.objectives import Objective
+    from rsd_fast.config import Distill, Distillation, Network, Objective, Pretrain, Training
 
     if observations is None:
         size = SIZES[task.preset]

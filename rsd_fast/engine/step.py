@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rsd_fast.config import Training
-from rsd_fast.corruptions import Draw
+from rsd_fast.corruptions import BatchOperator, Draw, DrawnOperator
 from rsd_fast.cuda_graphs import Graphed
 from rsd_fast.methods.base import Batch, Method, Phase
 
-for _kind in (Batch, Draw):
+for _kind in (Batch, BatchOperator, Draw, DrawnOperator):
     torch.export.register_dataclass(_kind)  # so that the tensors in one can be told from the rest
 
 

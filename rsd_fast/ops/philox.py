@@ -44,6 +44,7 @@ class Stream(IntEnum):
     LATENT = 5
     LABEL = 6
     AUGMENTATION = 7
+    CONSISTENCY = 8
 
 
 def philox(seed: int, sample: int | Tensor, element: int | Tensor, step: int | Tensor, stream: int) -> Tensor:
