@@ -28,7 +28,7 @@ def observe(
     index: Tensor,
     sigma_obs: Tensor | float,
     seed: int,
-    step: int = 0,
+    step: int | Tensor = 0,
     channels_last: bool = False,
 ) -> Tensor:
     """y = A(x) + sigma_obs eps, float32 or wider, as a pure function of (seed, index, step).
@@ -49,7 +49,7 @@ def observation(
     index: Tensor,
     sigma_obs: Tensor | float,
     seed: int,
-    step: int = 0,
+    step: int | Tensor = 0,
     channels_last: bool = False,
 ) -> Observation:
     """`observe`, with the operator."""
