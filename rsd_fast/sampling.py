@@ -22,7 +22,7 @@ def heun(
 
     den: D(x [B, C, H, W], sigma [B]) -> [B, C, H, W]. latents: [B, C, H, W] ~ N(0, I), scaled by sigma_max
     here. Returns [B, C, H, W] in the latents' dtype, float64 included. Costs 2 steps - 1 evaluations.
-    stop_at: for a teacher trained on sigma >= sigma_obs alone ("truncated" sampling): stop at the first grid point at
+    stop_at: for a teacher trained only on sigma >= sigma_obs ("truncated" sampling): stop at the first grid point at
     or below stop_at and return D there.
     """
     for sigma, x, denoised in heun_trajectory(den, latents, steps, sigma_min, sigma_max, rho):

@@ -2,7 +2,7 @@
 
     y = A(x) + sigma_obs eps
 
-An operator knows A alone; the noise is added by `observe`. Operators register under their SPEC name.
+An operator knows only A; `observe` adds the noise. Operators register under their SPEC name.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from .batch import BatchOperator, DrawnOperator
 from .parameters import Bank, Draw, Measured
 from .view import View
 
-HFLIP, VFLIP, TRANSPOSE = "hflip", "vflip", "transpose"  # of the image plane; the last swaps height and width
+HFLIP, VFLIP, TRANSPOSE = "hflip", "vflip", "transpose"  # moves of the image plane; the last swaps height and width
 ALL_SYMMETRIES = frozenset({HFLIP, VFLIP, TRANSPOSE})
 
 

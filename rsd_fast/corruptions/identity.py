@@ -1,4 +1,4 @@
-"""A = I: observations that differ from the image by noise alone."""
+"""A = I: observations that differ from the image only by noise."""
 
 from torch import Tensor
 

@@ -12,7 +12,7 @@ from .parameters import Bank, Draw, Measured
 from .view import MaskView
 
 MISSING_TOLERANCE = 0.02  # by which the share of missing pixels may differ from the SPEC's
-MASKS_AT_ONCE = 1024  # of a bank, perhaps mapped, that are checked
+MASKS_AT_ONCE = 1024  # so many are checked at once: a bank may be mapped
 
 
 class Mask(DrawnCorruption):

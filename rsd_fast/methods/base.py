@@ -58,7 +58,7 @@ class Method(Protocol):
         ...
 
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(loss [B], statistics [B] by name), differentiable in phase.network's parameters alone."""
+        """(loss [B], statistics [B] by name), differentiable only in phase.network's parameters."""
         ...
 
     def product(self) -> Denoiser:

@@ -1,4 +1,4 @@
-"""Stage 2: restoration score distillation (RSD, arXiv 2505.13377), a one-step generator from a teacher alone.
+"""Stage 2: restoration score distillation (RSD, arXiv 2505.13377), a one-step generator from only a teacher.
 
 Three networks of one architecture, all from the teacher's EMA: the frozen teacher f, the fake score g, the generator
 G(z) = D_G(sigma_init z, sigma_init). An iteration is
@@ -74,7 +74,7 @@ class DistillMethod:
         )
         both = (self.fake_phase, self.generator_phase)
         self.phases = both if self.rule.needs_fake_score else (self.generator_phase,)
-        self.kept: Generated | None = None  # of the fake phase, for the generator's
+        self.kept: Generated | None = None  # images of the fake phase, which the generator's phase uses again
 
     @property
     def networks(self) -> tuple[Denoiser, ...]:

@@ -48,7 +48,7 @@ class HiddenPixels(Hidden):
 
 
 class HiddenColumns(Hidden):
-    """Parts of k-space, in which A* A, a projection, leaves the others alone."""
+    """Parts of k-space, in which A* A is a projection, which does not touch the others."""
 
     def denoise(self, F: Tensor, x: Tensor, sigma: Tensor, condition: Tensor, sigma_data: float) -> Tensor:
         F = F.to(edm.accumulation_dtype(F))

@@ -100,7 +100,7 @@ class Denoiser(nn.Module):
 
     @property
     def input_dtype(self) -> torch.dtype:
-        """Of the input of `raw`: a foreign preconditioning adds it to F, which takes more digits than F has."""
+        """The dtype of the input of `raw`. A foreign preconditioning adds that to F, and it has more digits than F."""
         return torch.float32 if self.foreign else self.compute_dtype
 
     def raw(
