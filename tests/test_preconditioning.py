@@ -294,5 +294,5 @@ def test_an_unknown_preconditioning_lists_the_known_ones():
 
 
 def test_an_unknown_kind_of_hidden_pixels_raises_a_value_error():
-    with pytest.raises(ValueError, match=r"hidden: expected one of .*sigma, got 'rows'"):
+    with pytest.raises(ValueError, match=r"hidden: unknown kind of what is hidden 'rows'; known: .*sigma"):
         networks.create("ddpmpp", **SMALL, hidden="rows")
