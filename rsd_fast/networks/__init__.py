@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .precond import BANKS, PRECONDITIONINGS, Denoiser, cast_weights, compile_network, set_precision
+from .precond import BANKS, PRECONDITIONINGS, Denoiser, cast_weights, compile_network, place, set_precision
 from .unet import DhariwalUNet, NCSNpp, SongUNet, UNet
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "create",
     "names",
     "one_hot",
+    "place",
     "set_precision",
 ]
 
