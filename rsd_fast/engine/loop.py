@@ -201,7 +201,7 @@ class Trainer:
         """Evaluate the newest checkpoint where that is due, and name the best one; why the run ends, if it does.
 
         What was evaluated before is in metrics.jsonl, so that a resumed run decides as one that was never interrupted.
-        The first process alone writes that file, so that it decides for all.
+        Only the first process writes that file, and it decides for all.
         """
         if self.evaluate is None:
             return ending
