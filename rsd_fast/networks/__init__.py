@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .hidden import HIDDEN, Hidden
-from .precond import BANKS, PRECONDITIONINGS, Denoiser, cast_weights, compile_network, set_precision
+from .precond import BANKS, PRECONDITIONINGS, Denoiser, cast_weights, compile_network, place, set_precision
 from .unet import DhariwalUNet, NCSNpp, SongUNet, UNet
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "create",
     "names",
     "one_hot",
+    "place",
     "set_precision",
 ]
 

@@ -189,6 +189,14 @@ def compile_network(denoiser: Denoiser) -> None:
     denoiser.model.compile(fullgraph=True, dynamic=False)
 
 
+def place(
+    denoiser: Denoiser, device: str | torch.device, layout: torch.memory_format = torch.channels_last
+) -> Denoiser:
+    """The denoiser on a device, its weights in a memory format: convolutions are fastest in channels-last."""
+    where: dict[str, Any] = {"device": device, "memory_format": layout}  # no overload of `to` takes both
+    return denoiser.to(**where)
+
+
 def set_precision(denoiser: Denoiser, precision: str) -> None:
     """How F is computed: "fp32", "tf32" or "bf16". TF32 is a switch of the whole process, and set or cleared here."""
     denoiser.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
