@@ -149,7 +149,7 @@ def test_the_core_of_a_method_is_all_the_engine_knows() -> None:
 
 
 def test_addresses_are_taken_in_one_file() -> None:
-    assert [p.name for _, p in MODULES.items() if "data_ptr" in p.read_text()] == ["_native.py"]
+    assert [p.name for _, p in MODULES.items() if "data_ptr" in p.read_text()] == ["launch.py"]
 
 
 def test_nothing_is_unpickled() -> None:

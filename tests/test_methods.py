@@ -1,7 +1,6 @@
 """The two methods: which weights a phase reaches, what it reads, and closed forms where the data is Gaussian."""
 
 import dataclasses
-from typing import ClassVar
 
 import pytest
 import torch
@@ -176,7 +175,7 @@ class LinearDenoiser(nn.Module):
     """D(x_t, sigma) = S (S + sigma^2)^-1 x_t, exact for clean data N(0, diag(variance)); raw as Denoiser.raw."""
 
     sigma_data, label_dim = 0.5, 0
-    input_options: ClassVar = {"sigma_data": 0.5}
+    input_options = ops.InputOptions(sigma_data=0.5)
     mask_bank = maps_bank = sigma_bank = None
 
     def __init__(self, variance: torch.Tensor):

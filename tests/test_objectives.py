@@ -37,7 +37,7 @@ def observations(count, sigma_obs, seed=0):
 class Linear:
     """D(x_t, sigma) = (gain(sigma) + c_in(sigma) P) x_t, a matrix P of each sample for gradients."""
 
-    sigma_data, input_options = SD, {"sigma_data": SD}
+    sigma_data, input_options = SD, ops.InputOptions(sigma_data=SD)
 
     def __init__(self, gain, count, offset=0.0):
         self.gain = gain
@@ -236,8 +236,8 @@ def test_labels_reach_the_network():
 
 def test_sigma_data_of_the_denoiser_is_used():
     """F = net_input and sigma_data = 1: D = (c_skip + c_out c_in) x_t of that sigma_data, and its weight."""
-    options = {"sigma_data": 1.0}
-    denoiser = SimpleNamespace(**options, input_options=options, raw=lambda net_input, *_: net_input)
+    options = ops.InputOptions(sigma_data=1.0)
+    denoiser = SimpleNamespace(sigma_data=1.0, input_options=options, raw=lambda net_input, *_: net_input)
     y, sample = observations(20, 0.0), torch.arange(20)
     loss, sigma = tiny.loss(Objective(), denoiser, tiny.observed(y), seed=0, sample=sample, step=0)
     s = sigma.double().numpy()[:, None, None, None]

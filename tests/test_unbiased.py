@@ -11,7 +11,7 @@ from torch import Tensor
 from rsd_fast import corruptions, networks
 from rsd_fast.config import Objective
 from rsd_fast.corruptions import Draw, DrawnCorruption
-from rsd_fast.ops import edm
+from rsd_fast.ops import InputOptions, edm
 
 from . import tiny
 
@@ -25,7 +25,7 @@ class Matrices:
     sigma_data = 0.5
     input_dtype = torch.float64
     channels_last = False
-    input_options = {"sigma_data": 0.5, "dtype": torch.float64, "channels_last": False}  # noqa: RUF012
+    input_options = InputOptions(0.5, torch.float64)
 
     def __init__(self, masks: Tensor, shape: tuple[int, int, int], columns: bool, hidden: str):
         self.masks = masks  # [masks, K, H, W]: the conditions there can be

@@ -1,12 +1,12 @@
 """Observations of images: y = A(x) + sigma_obs eps, and the operator they came about by."""
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from rsd_fast import ops
-from rsd_fast.ops import Key
+from rsd_fast.ops import InputOptions, Key
 
 from .base import Corruption, DrawnCorruption
 from .batch import BatchOperator
@@ -85,25 +85,21 @@ def observe_noised(
     sigma_obs: Tensor | float,
     sigma: Tensor,
     key: Key,
-    input_options: dict[str, Any],
+    options: InputOptions,
 ) -> tuple[Observation, Tensor, Tensor] | None:
     """(a fresh observation of images x, x_t, the network's input), in one pass over the images, by an operator that the
-    kernels know; None for any other. sigma [B]: the level x_t is noised to. input_options: as for `ops.perturb`."""
+    kernels know; None for any other. sigma [B]: the level x_t is noised to. options: as for `ops.perturb`."""
     if corruption.operator is None:
         return None
     masked = corruption.operator.kind == "mask"
     y, x_t, net_input, *mask = ops.observe_perturb(
         x,
-        key.sample,
         corruption.operator,
         sigma_obs,
-        key.seed,
         sigma,
-        key.sample,
-        key.step,
-        observation_step=key.step,
+        key,
         mask="uint8" if masked else None,
-        **input_options,
+        options=options,
     )
     operator = _drawn(corruption, x, key, mask[0]) if masked else corruption.batch(_shape(x), key.sample, key.seed)
     return Observation(y, operator, sigma_obs), x_t, net_input

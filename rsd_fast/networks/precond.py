@@ -94,9 +94,9 @@ class Denoiser(nn.Module):
                 setattr(self, name, tensors[name])
 
     @property
-    def input_options(self) -> dict[str, Any]:
+    def input_options(self) -> ops.InputOptions:
         """How `ops.perturb` has to make the input of `raw`, so that nothing is left to convert."""
-        return {"sigma_data": self.sigma_data, "dtype": self.input_dtype, "channels_last": self.channels_last}
+        return ops.InputOptions(self.sigma_data, self.input_dtype, self.channels_last)
 
     @property
     def input_dtype(self) -> torch.dtype:

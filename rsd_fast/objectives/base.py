@@ -133,7 +133,7 @@ class Objective:
         Differentiable in y.
         """
         y, _, sigma_obs = observation
-        x_t, net_input = ops.perturb(y, sigma, sigma_obs, key.seed, key.sample, key.step, **denoiser.input_options)
+        x_t, net_input = ops.perturb(y, sigma, sigma_obs, key.seed, key.sample, key.step, denoiser.input_options)
         return self.seen(x_t, net_input, observation, sigma, key)
 
     def seen(self, x_t: Tensor, net_input: Tensor, observation: Observation, sigma: Tensor, key: Key) -> Noised:
