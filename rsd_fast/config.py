@@ -11,8 +11,9 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from .config_objective import Objective
 from .errors import FieldError
-from .objectives import Objective
+from .generator_losses import LOSSES
 
 FORMAT = 1  # of config.json and of the checkpoints' metadata
 HIDDEN_NOISE = ("infinite", "sigma")
@@ -212,8 +213,7 @@ class Distillation:
     concurrent_scores: bool = False  # teacher and fake score on two streams of a CUDA device
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise FieldError("loss", f"unknown loss '{self.loss}'; known: {', '.join(LOSSES)}")
+        _ = LOSSES[self.loss]  # for its error
         if not 0 < self.tmax <= 1000:
             raise FieldError("tmax", f"expected 0 < tmax <= 1000, got {self.tmax}")
         for name in ("sigma_init", "sigma_min", "rho", "fake_lr", "generator_loss_scale"):
@@ -223,9 +223,6 @@ class Distillation:
             raise FieldError("fake_beta1", f"expected 0 <= fake_beta1 < 1, got {self.fake_beta1}")
         if self.sigma_max <= self.sigma_min:
             raise FieldError("sigma_max", f"expected more than sigma_min ({self.sigma_min}), got {self.sigma_max}")
-
-
-LOSSES = ("sid", "dmd", "sds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +241,8 @@ class Distill:
 
     def __post_init__(self) -> None:
         for name in ("reuse_batch", "concurrent_scores"):
-            if getattr(self.distillation, name) and self.distillation.loss == "sds":
-                raise FieldError(name, "loss 'sds' has no fake score")
+            if getattr(self.distillation, name) and not LOSSES[self.distillation.loss].needs_fake_score:
+                raise FieldError(name, f"loss '{self.distillation.loss}' has no fake score")
         if self.distillation.reuse_batch and self.training.micro_batch not in (None, self.training.batch):
             raise FieldError(
                 "reuse_batch", "keeps the generator's whole batch from one phase to the next; no micro_batch"

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -16,7 +15,7 @@ from rsd_fast.corruptions import Corruption
 from rsd_fast.data import DataError, ImageArray, ObservedDataset
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.engine import Trainer
-from rsd_fast.engine.loop import DataSource
+from rsd_fast.engine.loop import Callback, DataSource
 from rsd_fast.evaluation.training import CheckpointEvaluator
 from rsd_fast.loading import load
 from rsd_fast.methods import DistillMethod, Method, PretrainMethod
@@ -28,9 +27,6 @@ from rsd_fast.run_dataset import open_observations
 from rsd_fast.runs import Run, RunError
 
 MASK_EXAMPLES, MAPS_EXAMPLES, SIGMA_EXAMPLES = 512, 32, 65536
-
-# It is called with each record of log.jsonl; True stops the run.
-Callback = Callable[[dict[str, Any]], bool | None]
 
 
 def pretrain(

@@ -15,12 +15,12 @@ from rsd_fast import train
 from rsd_fast.config import RunConfig
 from rsd_fast.corruptions import Corruption
 from rsd_fast.data import Source
+from rsd_fast.engine.loop import Callback
 from rsd_fast.generator import Generator
 from rsd_fast.loading import load_denoiser, load_generator
 from rsd_fast.networks import Denoiser
 from rsd_fast.runs import Run, read_lines
 from rsd_fast.settings import resolve_distill, resolve_pretrain
-from rsd_fast.train import Callback
 
 
 @dataclass(frozen=True)

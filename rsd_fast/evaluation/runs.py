@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rsd_fast import corruptions, processes
-from rsd_fast.config import Observations, RunConfig
-from rsd_fast.corruptions import DrawnCorruption, NoiseLevels
+from rsd_fast import corruptions, objectives, processes
+from rsd_fast.config import Observations, Pretrain, RunConfig
+from rsd_fast.corruptions import NoiseLevels
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.errors import FieldError
 from rsd_fast.hub import means_id
@@ -289,14 +289,14 @@ def pictures_of(data: ObservedDataset) -> ImageSet:
 
 def observe_as(data: ObservedDataset, config: RunConfig | None, seed: int) -> Observe:
     """Observations of samples as the data came about, as images; other noise, masks and levels than the data's."""
-    operator = data.corruption.pooled() if isinstance(data.corruption, DrawnCorruption) else data.corruption
-    if config is not None and config.kind == "pretrain" and not config.objective.conditional:
+    operator = data.corruption.pooled()
+    if isinstance(config, Pretrain) and not objectives.create(config.objective).conditional:
         operator = corruptions.Identity()  # such a teacher makes A x already
     own, levels = (seed + PROXIMAL_SEED) % 2**64, replace(data.levels, pool=True)
 
     def observe(images: Tensor, index: Tensor) -> Tensor:
         seen = corruptions.observation(operator, images, index=index, sigma_obs=levels.of(index, own), seed=own)
-        return operator.picture(seen.y, seen.draw)
+        return seen.operator.picture(seen.y)
 
     return observe
 

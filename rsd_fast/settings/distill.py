@@ -10,6 +10,7 @@ from rsd_fast.config import Distill, Distillation, Monitoring, Observations, Pre
 from rsd_fast.corruptions import Corruption
 from rsd_fast.data import DataError, ImageArray, source_name
 from rsd_fast.errors import FieldError
+from rsd_fast.generator_losses import LOSSES
 from rsd_fast.loading import load, model_file
 from rsd_fast.run_dataset import open_observations, run_operator
 from rsd_fast.runs import RunError
@@ -46,8 +47,9 @@ def resolve_distill(settings: Mapping[str, Any]) -> Resolved[Distill]:
     run_operator(observations, operator)  # for its error
     device = resolve_device(settings["device"])
     preset = resolve_preset(settings["preset"]) or presets.load(teacher.preset)
-    if settings["alpha"] is not None and (settings["loss"] or "sid") != "sid":
-        raise FieldError("alpha", f"is of the loss 'sid', not '{settings['loss']}'")
+    loss = settings["loss"] or Distillation.loss
+    if settings["alpha"] is not None and not LOSSES[loss].uses_alpha:
+        raise FieldError("alpha", f"the loss '{loss}' has none")
     training = resolve_training(preset.distill, settings, device, distilling=True)
     source = open_again(settings["data"], observations)
     if settings["eval_kimg"] is None:

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rsd_fast.config import Distillation, Monitoring, Network, Training
+from rsd_fast.config import Distillation, Monitoring, Network, Objective, Training
 from rsd_fast.data import DataError
 from rsd_fast.errors import FieldError, nearest
-from rsd_fast.objectives import Objective
 
 Settings = dict[str, Any]  # every setting of a stage by its name; None where it was not given
 

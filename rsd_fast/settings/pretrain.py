@@ -8,10 +8,9 @@ import torch
 
 from rsd_fast import augmentation, objectives, presets
 from rsd_fast.build import build_denoiser
-from rsd_fast.config import Network, Observations, Pretrain
+from rsd_fast.config import Network, Objective, Observations, Pretrain
 from rsd_fast.corruptions import Corruption
 from rsd_fast.errors import FieldError
-from rsd_fast.objectives import Objective
 
 from .device import resolve_device
 from .monitoring import resolve_monitoring
@@ -86,13 +85,14 @@ def resolve_network(
 
 def refuse_idle(settings: Settings, objective: Objective, corruption: Corruption) -> None:
     """FieldError for a setting that would change nothing."""
-    if settings["delta"] is not None and not objective.conditional:
+    conditional = objectives.OBJECTIVES[objective.name].kind.conditional
+    if settings["delta"] is not None and not conditional:
         raise FieldError("delta", f"objective '{objective.name}' hides nothing")
     if settings["delta"] is not None and not corruption.further_hides_by_share:
         raise FieldError("delta", f"{corruption} hides a second box instead")
     if settings["masked_loss"] is not None and objective.name != "ambient":
         raise FieldError("masked_loss", f"is of objective 'ambient', not '{objective.name}'")
-    if settings["hidden_noise"] is not None and not objective.conditional:
+    if settings["hidden_noise"] is not None and not conditional:
         raise FieldError("hidden_noise", f"objective '{objective.name}' hides nothing")
     if settings["label_dropout"] is not None and not settings["cond"]:
         raise FieldError("label_dropout", "without --cond there are no labels")
