@@ -70,17 +70,19 @@ def resolve_observations(settings: Settings) -> ResolvedObservations:
 
 def operator_of(corruption: Any) -> Corruption:
     """The operator itself, or of a SPEC. FieldError."""
-    if isinstance(corruption, Corruption):
-        return corruption
-    if not isinstance(corruption, str):
+    if isinstance(corruption, str):
+        with about("corruption"):
+            return corruptions.parse(corruption)
+    if not hasattr(corruption, "spec"):
         raise FieldError("corruption", f"expected a SPEC or an operator of rsd_fast.corruptions, got {corruption!r}")
-    with about("corruption"):
-        return corruptions.parse(corruption)
+    operator: Corruption = corruption
+    return operator
 
 
 def operator_object(settings: Settings) -> Corruption | None:
     """The operator, where it was given as an object; None for a SPEC."""
-    return settings["corruption"] if isinstance(settings["corruption"], Corruption) else None
+    corruption = settings["corruption"]
+    return None if corruption is None or isinstance(corruption, str) else operator_of(corruption)
 
 
 def spec_of(corruption: Corruption | str, observations: Observations) -> str:
