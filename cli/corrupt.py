@@ -62,7 +62,7 @@ def print_estimate(path: str, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from .resolve import estimate_noise
+    from rsd_fast.settings.noise import estimate_noise
 
     found = estimate_noise(path)
     if as_json:
@@ -91,10 +91,11 @@ def write_observations(
     from rsd_fast import corruptions, pictures
     from rsd_fast.corruptions import NoiseLevels
     from rsd_fast.data import ObservedDataset, open_source, to_uint8, write_h5, write_npz, write_png_folder
+    from rsd_fast.settings import resolve_device
 
     from .output import refuse_existing
     from .progress import counted
-    from .resolve import resolve_device, usage_errors
+    from .usage import usage_errors
 
     refuse_existing(out, (".npz", ".h5"))
     if isinstance(sigma_obs, str):
@@ -104,8 +105,8 @@ def write_observations(
         raise click.UsageError("--out: only an .npz says the noise level of each image")
     with usage_errors():
         operator = corruptions.parse(corruption)
-        if out.endswith(".h5") != (operator.kind == "fourier"):
-            wanted = "an .h5 file" if operator.kind == "fourier" else "an .npz file or a folder"
+        if out.endswith(".h5") != operator.measures_kspace:
+            wanted = "an .h5 file" if operator.measures_kspace else "an .npz file or a folder"
             raise click.UsageError(f"--out: observations of '{operator.name}' go to {wanted}, got {out}")
         source = open_source(data)
         if not source.kspace:
@@ -124,8 +125,8 @@ def write_observations(
         parts = [part for part in map(read, batches) if part is not None]  # type: ignore[arg-type]
         return torch.cat(parts).cpu().numpy() if parts else None
 
-    drawn = dataset.draw(torch.arange(1), place)
-    mask = None if drawn is None else together(lambda index: dataset.draw(index, place).mask)  # type: ignore[union-attr]
+    drawn = dataset.operator(torch.arange(1), place).draw
+    mask = None if drawn is None else together(lambda index: dataset.operator(index, place).draw.mask)  # type: ignore[union-attr]
     levels_differ = isinstance(levels.of(torch.arange(1), seed), Tensor)
     sigma = together(lambda index: levels.of(index, seed)) if levels_differ else None  # type: ignore[arg-type, return-value]
     observations = counted(map(observe, batches), count, "corrupt")

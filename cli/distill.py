@@ -37,18 +37,17 @@ from . import options
 )
 @options.training
 @options.monitoring
-def distill(dry_run: bool, **given: Any) -> None:
+def distill(dry_run: bool, **settings: Any) -> None:
     """Distil a teacher into a one-step generator.
 
     Learns from no data: what the teacher observed, and how it was corrupted, is in the teacher's own config. The
     observations serve to evaluate checkpoints alone.
     """
-    from rsd_fast import config, train
+    from rsd_fast.api import training
+    from rsd_fast.config import to_json
+    from rsd_fast.settings import resolve_distill
 
-    from .resolve import distill_config
-
-    resolved, resume, source = distill_config(given)
     if dry_run:
-        click.echo(config.to_json(resolved), nl=False)
+        click.echo(to_json(resolve_distill(settings).config), nl=False)
     else:
-        click.echo(train.distill(resolved, given["out"], resume=resume, source=source))
+        click.echo(training.distill(**settings).path)

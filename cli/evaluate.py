@@ -74,9 +74,10 @@ def evaluate(metrics: str, json_path: str | None, device: str, precision: str | 
     from rsd_fast import files
     from rsd_fast.evaluation import HowCompared, HowObserved, HowSampled, Stopwatch, evaluate_path
     from rsd_fast.evaluation.runs import is_run
+    from rsd_fast.settings import resolve_device, resolve_precision
 
     from .progress import in_processes
-    from .resolve import resolve_device, resolve_precision, usage_errors
+    from .usage import usage_errors
 
     device = resolve_device(device)
     names = [name.strip() for name in metrics.split(",") if name.strip()]

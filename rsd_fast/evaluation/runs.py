@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rsd_fast import corruptions, processes
-from rsd_fast.config import Observations, RunConfig
-from rsd_fast.corruptions import DrawnCorruption, NoiseLevels
+from rsd_fast import corruptions, objectives, processes
+from rsd_fast.config import Observations, Pretrain, RunConfig
+from rsd_fast.corruptions import NoiseLevels
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
+from rsd_fast.errors import FieldError
 from rsd_fast.hub import means_id
 from rsd_fast.run_dataset import noise_levels, open_observations
 from rsd_fast.runs import POINTERS, Run
@@ -102,16 +103,16 @@ def evaluate_path(
         sampler = Sampler(path, processes.local_device(device), **asdict(sampled))
         if observed.corruption is not None or observed.sigma_obs is not None:
             name = "corruption" if observed.corruption is not None else "sigma_obs"
-            raise ValueError(f"{name}: {path} is a run, and says itself how its observations came about")
+            raise FieldError(name, f"{path} is a run, and says itself how its observations came about")
     else:
         for name in ("steps", "truncate", "compile", "cuda_graphs"):
             if getattr(sampled, name) != getattr(SAMPLED, name):
-                raise ValueError(f"{name}: {path} is no run, but a set of images")
+                raise FieldError(name, f"{path} is no run, but a set of images")
     if proximal == metrics and observed.observations is None and reference is not None:
         simulate = observed.simulate or (sampler is not None and sampler.config.observations.simulate)
         observed = replace(observed, observations=reference, simulate=simulate)
     if observed.simulate and observed.observations is None:
-        raise ValueError("simulate: applies to --observations, and none are given")
+        raise FieldError("simulate", "applies to --observations, and none are given")
 
     config, given = None if sampler is None else sampler.config, num
     data = open_data(config, observed, seed) if proximal else None
@@ -122,12 +123,12 @@ def evaluate_path(
         num = clean.count if isinstance(clean, ImageSet) else seen.count if seen is not None else None
     if sampler is not None:
         if num is None:
-            raise ValueError("num: say how many samples; the reference has no number of images")
+            raise FieldError("num", "say how many samples; the reference has no number of images")
         samples = samples_of(sampler, num, seed, compared.batch, sampled)
     else:
         images = open_source(path)
         if given is not None and given > len(images):
-            raise ValueError(f"num: {path} holds {len(images)} images, fewer than {given}")
+            raise FieldError("num", f"{path} holds {len(images)} images, fewer than {given}")
         samples = ImageSet(
             name=images.name,
             count=min(num or len(images), len(images)),
@@ -176,23 +177,23 @@ def refuse_options(
 ) -> None:
     """ValueError for metrics and options that do not go together."""
     if not metrics:
-        raise ValueError(f"metrics: none given; known: {', '.join((*METRICS, *PAIRS))}")
+        raise FieldError("metrics", f"none given; known: {', '.join((*METRICS, *PAIRS))}")
     for metric in metrics:
         check(metric, (*METRICS, *PAIRS))
     pairs = [metric for metric in metrics if metric in PAIRS]
     if pairs and len(pairs) < len(metrics):
-        raise ValueError(f"metrics: {pairs[0]} compares pairs of images, others sets of them; evaluate one at a time")
+        raise FieldError("metrics", f"{pairs[0]} compares pairs of images, others sets of them; evaluate one at a time")
     clean = [metric for metric in metrics if not metric.startswith(PROXIMAL) and metric != "is"]
     if clean and reference is None:
-        raise ValueError(f"reference: {clean[0]} compares with clean images; say which")
+        raise FieldError("reference", f"{clean[0]} compares with clean images; say which")
     if not any(metric.startswith(PROXIMAL) for metric in metrics):
         for name, value in asdict(observed).items():
             if value:
-                raise ValueError(f"{name}: applies to proximal metrics, and none is asked for")
+                raise FieldError(name, "applies to proximal metrics, and none is asked for")
     if not any(map(needs_features, metrics)):
         for name in ("features", "features_weights"):
             if getattr(compared, name) is not None:
-                raise ValueError(f"{name}: applies to {', '.join(NETWORK)}, and none is asked for")
+                raise FieldError(name, f"applies to {', '.join(NETWORK)}, and none is asked for")
 
 
 def needs_features(metric: str) -> bool:
@@ -207,7 +208,7 @@ def features_of(metrics: list[str], compared: HowCompared, device: str) -> Any:
     try:
         from .features import Features
     except ModuleNotFoundError as error:
-        raise ValueError(f"metrics: {wanted[0]} needs {error.name}; pip install 'rsd-fast[metrics]'") from None
+        raise FieldError("metrics", f"{wanted[0]} needs {error.name}; pip install 'rsd-fast[metrics]'") from None
     return Features(
         compared.features or INCEPTION,
         wanted,
@@ -288,14 +289,14 @@ def pictures_of(data: ObservedDataset) -> ImageSet:
 
 def observe_as(data: ObservedDataset, config: RunConfig | None, seed: int) -> Observe:
     """Observations of samples as the data came about, as images; other noise, masks and levels than the data's."""
-    operator = data.corruption.pooled() if isinstance(data.corruption, DrawnCorruption) else data.corruption
-    if config is not None and config.kind == "pretrain" and not config.objective.conditional:
+    operator = data.corruption.pooled()
+    if isinstance(config, Pretrain) and not objectives.create(config.objective).conditional:
         operator = corruptions.Identity()  # such a teacher makes A x already
     own, levels = (seed + PROXIMAL_SEED) % 2**64, replace(data.levels, pool=True)
 
     def observe(images: Tensor, index: Tensor) -> Tensor:
         seen = corruptions.observation(operator, images, index=index, sigma_obs=levels.of(index, own), seed=own)
-        return operator.picture(seen.y, seen.draw)
+        return seen.operator.picture(seen.y)
 
     return observe
 
@@ -310,7 +311,7 @@ def open_clean(reference: str, config: RunConfig | None, seed: int) -> ImageSet 
     digest = array_digest(clean)
     if clean.kspace:
         if config is None:
-            raise ValueError(f"reference: {reference} is k-space; only a run says how to make images of it")
+            raise FieldError("reference", f"{reference} is k-space; only a run says how to make images of it")
         operator = corruptions.parse(config.observations.corruption)
         data = ObservedDataset(clean, corruption=operator, sigma_obs=0.0, seed=seed, simulate=False)
         read, digest = data.pictures, cache.key(source=digest, corruption=operator.spec)
@@ -356,7 +357,7 @@ def open_data(config: RunConfig | None, how: HowObserved, seed: int) -> Observed
     if run is not None and source is None:
         return open_observations(run)
     if source is None:
-        raise ValueError("observations: a proximal metric compares with real observations; say which")
+        raise FieldError("observations", "a proximal metric compares with real observations; say which")
     simulate, corruption = how.simulate, how.corruption
     levels: float | NoiseLevels
     if run is not None:
@@ -365,10 +366,12 @@ def open_data(config: RunConfig | None, how: HowObserved, seed: int) -> Observed
         levels = noise_levels(run, images)
     else:
         if corruption is None or how.sigma_obs is None:
-            raise ValueError("observations: say how they came about, with --corruption and --sigma-obs")
+            raise FieldError("observations", "say how they came about, with --corruption and --sigma-obs")
         images = open_source(source, observations=not simulate, sigma_obs_max=how.sigma_obs)
         if images.sigma is not None:
-            raise ValueError(f"observations: {source} holds sigma_obs of each image; evaluate a run, which knows of it")
+            raise FieldError(
+                "observations", f"{source} holds sigma_obs of each image; evaluate a run, which knows of it"
+            )
         levels = how.sigma_obs
     data = ObservedDataset(
         images, corruption=corruptions.parse(corruption), sigma_obs=levels, seed=seed, simulate=simulate

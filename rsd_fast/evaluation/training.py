@@ -6,7 +6,9 @@ from typing import Any
 
 from rsd_fast import processes
 from rsd_fast.config import Monitoring, RunConfig
+from rsd_fast.corruptions import Corruption
 from rsd_fast.data import ObservedDataset
+from rsd_fast.errors import FieldError
 from rsd_fast.sampler import Sampler
 
 from .metrics import Evaluator
@@ -23,8 +25,9 @@ class CheckpointEvaluator:
     are computed once, and kept on disk. Raises ValueError for metrics that cannot be had.
     """
 
-    def __init__(self, config: RunConfig, data: ObservedDataset) -> None:
-        self.config, m, t = config, config.monitoring, config.training
+    def __init__(self, config: RunConfig, data: ObservedDataset, corruption: Corruption | None = None) -> None:
+        self.config, self.corruption = config, corruption
+        m, t = config.monitoring, config.training
         share = processes.share(t.batch, None)
         self.batch = min(t.micro_batch if isinstance(t.micro_batch, int) else share, BATCH)
         truncate = config.kind == "pretrain" and config.observations.sigma_least > 0
@@ -42,7 +45,7 @@ class CheckpointEvaluator:
     def __call__(self, checkpoint: Path) -> list[dict[str, Any]]:
         seed, num = self.config.training.seed, self.config.monitoring.eval_num
         device = processes.local_device(self.config.training.device)
-        sampler = Sampler(checkpoint, device, **asdict(self.how))
+        sampler = Sampler(checkpoint, device, corruption=self.corruption, **asdict(self.how))
         # Not kept while they come: they take less long than the training that a kill costs.
         samples = replace(samples_of(sampler, num, seed, self.batch, self.how), kept=False)
         results = of_model(self.evaluator(samples), sampler, seed, self.how)
@@ -57,4 +60,4 @@ def refuse_metrics(monitoring: Monitoring) -> None:
         check(metric)
     if family(monitoring.eval_metrics[0]) not in LOWER_IS_BETTER:
         known = ", ".join(LOWER_IS_BETTER)
-        raise ValueError(f"eval_metrics: the first chooses the best checkpoint; one of proximal- {known} is wanted")
+        raise FieldError("eval_metrics", f"the first chooses the best checkpoint; one of proximal- {known} is wanted")

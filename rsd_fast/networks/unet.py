@@ -15,6 +15,8 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rsd_fast.errors import FieldError
+
 from .blocks import ADM, SONG, Block, Style
 from .layers import Conv2d, FourierEmbedding, GroupNorm, Linear, positional_angles
 
@@ -59,11 +61,11 @@ class UNet(nn.Module, abc.ABC):
             ("augment_dim", augment_dim, 0),
         ):
             if value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
+                raise FieldError(name, f"expected at least {least}, got {value}")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {dropout}")
+            raise FieldError("dropout", f"expected 0 <= dropout < 1, got {dropout}")
         if not 0 <= label_dropout <= 1:
-            raise ValueError(f"label_dropout: expected 0 <= label_dropout <= 1, got {label_dropout}")
+            raise FieldError("label_dropout", f"expected 0 <= label_dropout <= 1, got {label_dropout}")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.label_dim, self.label_dropout = label_dim, label_dropout
         self.model_channels, self.embedding_dim = model_channels, 4 * model_channels
@@ -149,7 +151,7 @@ class UNet(nn.Module, abc.ABC):
         if not self.label_dim or labels is None:
             return None
         if labels.shape != (batch, self.label_dim):
-            raise ValueError(f"labels: expected one-hot [{batch}, {self.label_dim}], got {list(labels.shape)}")
+            raise FieldError("labels", f"expected one-hot [{batch}, {self.label_dim}], got {list(labels.shape)}")
         if self.training and self.label_dropout:
             labels = labels * (torch.rand(batch, 1, device=labels.device) >= self.label_dropout)
         return labels
@@ -157,9 +159,9 @@ class UNet(nn.Module, abc.ABC):
     def features(self, x: Tensor, e: Tensor) -> Tensor:
         """[B, in_channels, H, W], [B, 4 model_channels] -> [B, model_channels * channel_mult[0], H, W]."""
         if x.shape[1] != self.in_channels or x.shape[2] % self.stride or x.shape[3] % self.stride:
-            raise ValueError(
-                f"x: expected [B, {self.in_channels}, H, W] with H and W divisible by {self.stride}, "
-                f"got {list(x.shape)}"
+            raise FieldError(
+                "x",
+                f"expected [B, {self.in_channels}, H, W] with H and W divisible by {self.stride}, got {list(x.shape)}",
             )
         skips: list[Tensor] = []
         auxiliary = x
@@ -296,15 +298,16 @@ def _check_settings(
     attn_resolutions: Sequence[int],
 ) -> None:
     if not channel_mult or min(channel_mult) < 1:
-        raise ValueError(f"channel_mult: expected positive integers, got {list(channel_mult)}")
+        raise FieldError("channel_mult", f"expected positive integers, got {list(channel_mult)}")
     if image_size < 1 or image_size % stride:
-        raise ValueError(
-            f"image_size: {len(channel_mult)} levels need a multiple of {stride}, got {image_size}; "
-            "use fewer entries in channel_mult, or pad or crop the images"
+        raise FieldError(
+            "image_size",
+            f"{len(channel_mult)} levels need a multiple of {stride}, got {image_size}; "
+            "use fewer entries in channel_mult, or pad or crop the images",
         )
     if model_channels < 4 or model_channels % 4:
-        raise ValueError(f"model_channels: expected a multiple of 4, got {model_channels}")
+        raise FieldError("model_channels", f"expected a multiple of 4, got {model_channels}")
     sizes = [image_size >> i for i in range(len(channel_mult))]
     unknown = sorted(set(attn_resolutions) - set(sizes))
     if unknown:
-        raise ValueError(f"attn_resolutions: {unknown} are not among the levels' sizes {sizes}")
+        raise FieldError("attn_resolutions", f"{unknown} are not among the levels' sizes {sizes}")

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from rsd_fast import objectives
 from rsd_fast.config import Distill, RunConfig
 from rsd_fast.data import to_rgb
 
@@ -192,7 +193,7 @@ def beside(content: Content) -> str:
     if record.grids:
         kimg, path = record.grids[-1]
         caption = f"What it makes after {kimg} thousand images. Good ones look like your data would without corruption."
-        if not isinstance(record.config, Distill) and not record.config.objective.conditional:
+        if not isinstance(record.config, Distill) and not objectives.create(record.config.objective).conditional:
             caption = f"What the teacher makes after {kimg} thousand images. It undoes noise, but not blur or size."
         shown.append(figure(image_file(path, f"Grid of samples at {kimg} kimg"), caption))
     else:
