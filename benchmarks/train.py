@@ -181,8 +181,7 @@ def noisy(data: str, count: int, shape: tuple[int, int, int]) -> Any:
 def configs(task: Any, observations: Any = None, **further: Any) -> tuple[Any, Any]:
     """(config of pretraining, of distilling). task: of this script or of same_result.py; further: of the training."""
     from rsd_fast import presets
-    from rsd_fast.config import Distill, Distillation, Network, Pretrain, Training
-    from rsd_fast.objectives import Objective
+    from rsd_fast.config import Distill, Distillation, Objective, Pretrain, Training, UNet
 
     if observations is None:
         size = SIZES[task.preset]
@@ -197,7 +196,7 @@ def configs(task: Any, observations: Any = None, **further: Any) -> tuple[Any, A
         "checkpoint_activations": row.checkpoint_activations,
         **further,
     }
-    network = Network(**preset.network)
+    network = UNet(**preset.network)
     objective = Objective(name="tweedie", sigma_distribution=task.row.sigma)
     teacher = Pretrain(
         preset=task.preset,
@@ -210,7 +209,7 @@ def configs(task: Any, observations: Any = None, **further: Any) -> tuple[Any, A
         preset=task.preset,
         teacher="memory",
         observations=observations,
-        network=dataclasses.replace(network, dropout=0.0),
+        network=network.without_dropout(),
         objective=objective,
         distillation=Distillation(
             **preset.distillation, reuse_batch=row.reuse_batch, concurrent_scores=row.concurrent_scores

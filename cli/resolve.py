@@ -15,7 +15,18 @@ import click
 
 from rsd_fast import augmentation, corruptions, objectives, presets, processes
 from rsd_fast.build import build_denoiser
-from rsd_fast.config import Distill, Distillation, Monitoring, Network, Observations, Pretrain, RunConfig, Training
+from rsd_fast.config import (
+    AUGMENTATIONS,
+    Distill,
+    Distillation,
+    Monitoring,
+    Objective,
+    Observations,
+    Pretrain,
+    RunConfig,
+    Training,
+    choose_network,
+)
 from rsd_fast.convert import CheckpointError
 from rsd_fast.corruptions import BoxMask, Corruption, Fourier
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
@@ -24,7 +35,6 @@ from rsd_fast.evaluation.frechet import MAX_FEATURES
 from rsd_fast.evaluation.runs import needs_features
 from rsd_fast.evaluation.training import refuse_metrics
 from rsd_fast.loading import load, model_file
-from rsd_fast.objectives import Objective
 from rsd_fast.run_dataset import open_observations
 from rsd_fast.runs import Run, RunError
 
@@ -119,21 +129,14 @@ def pretrain_config(options: Options) -> tuple[Pretrain, bool, ImageArray | None
         if options["cond"] and not source.label_dim:
             raise click.UsageError(f"--cond: {options['data']} has no labels; --no-cond trains without")
         objective_name = objectives.resolve(
-            options["objective"], observations.sigma_obs, corruption, observations.image_shape
+            options["objective"] or "auto", observations.sigma_obs, corruption, observations.image_shape
         )
         refuse_idle(options, objective_name, corruption)
         device = resolve_device(options["device"])
         preset = preset or presets.load(presets.choose(observations.observation_shape[1], device))
         augment_probability = resolve_augmentation(options, preset, observations)
         augment_dim = augmentation.LABELS if augment_probability else 0
-        network = Network(**{**preset.network, **given(options, Network), "augment_dim": augment_dim})
-        if options["attn_resolutions"] is not None:
-            sizes = [observations.observation_shape[1] >> level for level in range(len(network.channel_mult))]
-            unknown = [r for r in options["attn_resolutions"] if r not in sizes]
-            if unknown:
-                raise ValueError(f"attn_resolutions: {unknown} are not among the levels' heights {sizes}")
-            levels = tuple(sizes.index(r) for r in options["attn_resolutions"])
-            network = dataclasses.replace(network, attn_levels=levels)
+        network = choose_network(preset.network, options, observations.observation_shape[1]).augmented(augment_dim)
         config = Pretrain(
             preset=preset.name,
             observations=observations,
@@ -225,12 +228,7 @@ def estimated(source: ImageArray, data: str) -> float:
 
 def symmetries(augment: str, corruption: Corruption, shape: tuple[int, int, int]) -> tuple[str, ...]:
     """The moves of --augment. ValueError where A does not permit them."""
-    wanted = {
-        "none": (),
-        "hflip": (corruptions.HFLIP,),
-        "flips": (corruptions.HFLIP, corruptions.VFLIP),
-        "all": (corruptions.HFLIP, corruptions.VFLIP, corruptions.TRANSPOSE),
-    }[augment]
+    wanted = AUGMENTATIONS[augment]
     missing = [move for move in wanted if move not in corruption.symmetries]
     if missing:
         can = ", ".join(sorted(corruption.symmetries)) or "none"
@@ -283,7 +281,7 @@ def distill_config(options: Options) -> tuple[Distill, bool, ImageArray | None]:
             preset=name,
             teacher=str(file),
             observations=teacher.observations,
-            network=dataclasses.replace(teacher.network, dropout=0.0, label_dropout=0.0),
+            network=teacher.network.without_dropout(),
             objective=teacher.objective,
             distillation=Distillation(**{**preset.distillation, **given(options, Distillation)}),
             training=trained,
@@ -459,7 +457,8 @@ def refuse_changes(run: Run, config: Any, options: Options) -> None:
     saved = {"preset": config.preset, "objective": config.objective.name}
     if isinstance(config, Pretrain):
         height = config.observations.observation_shape[1]
-        saved["attn_resolutions"] = tuple(height >> level for level in config.network.attn_levels)
+        network = type(config.network).as_options(vars(config.network), height)
+        saved["attn_resolutions"] = network.get("attn_resolutions")
         saved["augment_probability"] = config.augment_probability
         if options.get("cond") is not None:
             saved["cond"] = bool(config.observations.label_dim)

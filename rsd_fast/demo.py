@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from . import corruptions, files, pictures, presets, sampling, train
-from .config import Distill, Distillation, Monitoring, Network, Observations, Pretrain, Training
+from .config import Distill, Distillation, Monitoring, Objective, Observations, Pretrain, Training, choose_network
 from .data import ImageArray, ObservedDataset, open_source
 from .evaluation import Evaluator, ImageSet
 from .generator import latents
 from .loading import model_file
-from .objectives import Objective
 from .reporting import write_report
 from .runs import Run
 from .sampler import Sampler
@@ -106,7 +105,7 @@ def demo_teacher(source: ImageArray, seed: int, device: str, precision: str) -> 
             image_shape=source.image_shape,
             observation_shape=source.image_shape,
         ),
-        network=Network(**preset.network),
+        network=choose_network(preset.network, {}, source.image_shape[1]),
         objective=Objective(name="tweedie"),
         training=Training(**preset.pretrain, seed=seed, device=device, precision=precision),
         # A teacher's samples take 35 evaluations each: at the beginning and at the end alone.

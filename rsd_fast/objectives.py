@@ -18,21 +18,20 @@ through what is seen. For a single coil ||A D - k|| is ||A* A (D - A* k)||, as p
 which applies A* A to A* k once more, has another minimum.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import corruptions, ops, schedules
+from . import config, corruptions, ops, schedules
+from .config import KINDS
+from .config import OBJECTIVES as NAMES
 from .corruptions import BoxMask, Corruption, Draw, DrawnCorruption, Fourier, Identity, MaskView, View
 from .networks import Denoiser
 from .ops import edm
 
 IDENTITY = Identity()
 INFINITE = 1e4  # of sigma_data: c_skip below 1e-7, c_out and weight as in the limit, squares within float32
-NAMES = ("standard", "tweedie", "ambient", "fourier")
-KINDS = {"ambient": "mask", "fourier": "fourier"}  # of the operators they are for
 SIGMA_DISTRIBUTIONS = {
     "truncated": schedules.truncated_log_normal,
     "clamped": schedules.clamped_log_normal,
@@ -104,56 +103,13 @@ class Noised(NamedTuple):
     view: View
 
 
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """Denoising score matching with ln sigma ~ N(p_mean, p_std^2), restricted to sigma >= sigma_obs.
+def of(settings: config.Objective) -> "Objective":
+    """What such settings say."""
+    return settings if isinstance(settings, Objective) else Objective(**vars(settings))
 
-    sigma_distribution: "truncated" draws only such sigma and weighs the loss by their share; "clamped" raises lower
-    draws to sigma_obs, where `tweedie`'s loss and gradient are exactly zero (published code): the same expected
-    gradient, at 1 / share times the cost.
-    delta: `ambient` and `fourier`: probability that an observed pixel or column is hidden from the denoiser.
-    masked_loss: `ambient`: the pixels in the loss, all "observed" ones, or "kept", those the denoiser sees, alone.
-    consistency: weight of the consistency term, 0 for none (`consistency_loss`); consistency_steps of the sampler, and
-    consistency_primes runs of it.
-    """
 
-    name: str = "standard"
-    p_mean: float = -1.2
-    p_std: float = 1.2
-    sigma_distribution: str = "truncated"
-    delta: float = 0.1
-    masked_loss: str = "observed"
-    consistency: float = 0.0
-    consistency_steps: int = 2
-    consistency_primes: int = 2
-
-    def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise ValueError(f"unknown objective '{self.name}'; known: {', '.join(NAMES)}")
-        if self.sigma_distribution not in SIGMA_DISTRIBUTIONS:
-            known = ", ".join(SIGMA_DISTRIBUTIONS)
-            raise ValueError(f"unknown sigma distribution '{self.sigma_distribution}'; known: {known}")
-        if self.p_std <= 0:
-            raise ValueError(f"p_std: expected more than 0, got {self.p_std}")
-        if not 0 < self.delta < 1:
-            raise ValueError(f"delta: expected 0 < delta < 1, got {self.delta}")
-        if self.masked_loss not in ("observed", "kept"):
-            raise ValueError(f"masked_loss: expected observed or kept, got '{self.masked_loss}'")
-        if not 0 <= self.consistency < float("inf"):
-            raise ValueError(f"consistency: expected at least 0, got {self.consistency}")
-        for name in ("consistency_steps", "consistency_primes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-
-    @property
-    def further_evaluations(self) -> int:
-        """Of the denoiser, without gradient, for an image's loss, beside the one that learns."""
-        return self.consistency_primes * self.consistency_steps if self.consistency else 0
-
-    @property
-    def conditional(self) -> bool:
-        """Is the denoiser shown what is missing?"""
-        return self.name in KINDS
+class Objective(config.Objective):
+    """Denoising score matching by the settings; its consistency term is `consistency_loss`."""
 
     def draw_sigma(self, sigma_obs: Tensor | float, *, seed: int, sample: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """(sigma, mass), both [B] float32: noise levels of the samples, and the factor their losses carry."""

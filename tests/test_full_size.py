@@ -10,12 +10,12 @@ STEPS = """
 import json, resource, sys, torch
 from dataclasses import replace
 from rsd_fast import presets
-from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, Training
+from rsd_fast.config import Distill, Distillation, Observations, Pretrain, Training, UNet
 from rsd_fast.corruptions import Observation
 from rsd_fast.build import build_denoiser
 from rsd_fast.methods import DistillMethod, PretrainMethod
 from rsd_fast.methods.base import Batch
-from rsd_fast.objectives import Objective
+from rsd_fast.config import Objective
 
 name, size, stage = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 shape = (3, size, size)
@@ -24,7 +24,7 @@ observations = Observations(
     observation_shape=shape,
 )
 teacher = Pretrain(
-    preset=name, observations=observations, network=Network(**presets.load(name).network),
+    preset=name, observations=observations, network=UNet(**presets.load(name).network),
     objective=Objective(name="tweedie"), training=Training(precision="fp32"),
 )
 torch.manual_seed(0)

@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from rsd_fast import config as configs
 from rsd_fast import corruptions, loading, networks, train
 from rsd_fast.build import build_denoiser
+from rsd_fast.config import Objective
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.engine import Trainer, memory
 from rsd_fast.engine import step as steps
 from rsd_fast.methods import Batch, DistillMethod, PretrainMethod
 from rsd_fast.networks import compile_network, set_precision
-from rsd_fast.objectives import Objective
 from rsd_fast.run_dataset import open_observations
 from rsd_fast.runs import Run
 

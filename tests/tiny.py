@@ -3,10 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, Training
-from rsd_fast.objectives import Objective
+from rsd_fast.config import Distill, Distillation, Objective, Observations, Pretrain, Training, UNet
 
-NETWORK = Network(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_levels=(1,))
+NETWORK = UNet(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_levels=(1,))
 
 
 def observations(**changes: Any) -> Observations:

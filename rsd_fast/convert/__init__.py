@@ -19,11 +19,10 @@ from torch import Tensor
 from rsd_fast import config as configs
 from rsd_fast import corruptions, files, objectives, presets
 from rsd_fast.build import build_denoiser
-from rsd_fast.config import Distill, Distillation, Observations, Pretrain, RunConfig, Training
+from rsd_fast.config import Distill, Distillation, Objective, Observations, Pretrain, RunConfig, Training
 from rsd_fast.loading import load, refuse_foreign
 from rsd_fast.networks import BANKS, Denoiser
 from rsd_fast.networks.layers import Conv2d, resample_filter
-from rsd_fast.objectives import Objective
 from rsd_fast.runs import RunError, load_tensors, model_record, read_record, refuse_existing, save_model
 
 from .pickle_objects import DAMAGE, CheckpointError
@@ -150,7 +149,7 @@ def _config(source: str, found: Found, d: Described) -> RunConfig:
     preset = presets.load(d.preset or fitting).name
     common: dict[str, Any] = {"preset": preset, "observations": observations, "objective": objective}
     if d.kind == "generator" or (d.kind == "auto" and found.key in GENERATOR_KEYS):
-        network = dataclasses.replace(network, dropout=0.0, label_dropout=0.0)
+        network = network.without_dropout()
         distillation = Distillation() if d.sigma_init is None else Distillation(sigma_init=d.sigma_init)
         return Distill(teacher=source, network=network, distillation=distillation, training=Training(), **common)
     if d.sigma_init is not None:

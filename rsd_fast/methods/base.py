@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from rsd_fast import corruptions, ops, sampling
-from rsd_fast.config import Observations
+from rsd_fast.config import Objective, Observations
 from rsd_fast.corruptions import Bank, Corruption, DrawnCorruption, NoiseLevels, Observation, View
 from rsd_fast.networks import Denoiser, one_hot
-from rsd_fast.objectives import Objective
 from rsd_fast.ops.fft import to_complex
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from rsd_fast import corruptions, generator_losses, ops, schedules
+from rsd_fast import corruptions, generator_losses, objectives, ops, schedules
 from rsd_fast.config import Distill
 from rsd_fast.corruptions import Corruption, Draw, DrawnCorruption, Fourier, View
 from rsd_fast.networks import Denoiser, cast_weights, one_hot
@@ -105,7 +105,7 @@ class DistillMethod:
     def fake_loss(self, x: Tensor, labels: Tensor | None, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The teacher's objective on fresh observations of generated images x, corrupted as the data was."""
         seed = self.config.training.seed
-        loss, sigma = self.config.objective.loss(
+        loss, sigma = objectives.of(self.config.objective).loss(
             self.fake_phase.network,
             x,
             images=True,
@@ -121,7 +121,7 @@ class DistillMethod:
     def generator_loss(self, x: Tensor, labels: Tensor | None, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of generated images x; SiD's reaches G through u and, through both networks, u_t."""
         seed, sample = self.config.training.seed, batch.sample
-        objective, loss = self.config.objective, self.config.distillation.loss
+        objective, loss = objectives.of(self.config.objective), self.config.distillation.loss
         drawn = isinstance(self.corruption, DrawnCorruption)
         draw = self.corruption.draw(self.observations.image_shape, sample, seed) if drawn else None  # type: ignore[attr-defined]
         u = corruptions.apply(self.corruption, x, draw, index=sample, seed=seed)

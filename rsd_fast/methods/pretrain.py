@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from rsd_fast import augmentation, corruptions
+from rsd_fast import augmentation, corruptions, objectives
 from rsd_fast.config import Pretrain
 from rsd_fast.networks import Denoiser, one_hot
 
@@ -37,7 +37,7 @@ class PretrainMethod:
         seed, probability, augment_labels = self.config.training.seed, self.config.augment_probability, None
         if probability:
             y, augment_labels = augmentation.augment(y, probability, seed=seed, sample=batch.sample, step=batch.step)
-        loss, sigma = self.config.objective.loss(
+        loss, sigma = objectives.of(self.config.objective).loss(
             phase.network,
             y,
             corruption=self.corruption,

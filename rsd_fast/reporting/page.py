@@ -150,10 +150,7 @@ def described(content: Content) -> list[list[str]]:
     else:
         rows.append(["Stage", "1 of 2: a teacher, that makes an image in many steps; distill makes it a generator"])
     size = f", {content.parameters:,} weights" if content.parameters else ""
-    mult = ", ".join(map(str, config.network.channel_mult))
-    rows.append(
-        ["Network", f"{config.network.architecture}, {config.network.model_channels} channels x ({mult}){size}"]
-    )
+    rows.append(["Network", f"{config.network.describe()}{size}"])
     trained = last(record.kimg)
     if math.isfinite(trained):
         done = f"{trained:,.4g} thousand images (kimg) of {t.kimg:,.4g} planned"
