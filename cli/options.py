@@ -137,14 +137,14 @@ def param_type(setting: config.Option) -> click.ParamType | None:
 def of_setting(setting: config.Option, command: str = "pretrain") -> Decorator:
     """The option of one setting."""
     name, details = setting.name.replace("_", "-"), setting.setting
-    default = config.default_text(setting, command)
+    text, default = config.help_text(setting), config.default_text(setting, command)
     brackets = "; ".join(filter(None, [details.unit, default and f"default: {default}"]))
     return click.option(
         f"--{name}/--no-{name}" if setting.type is bool else f"--{name}",
         type=param_type(setting),
         default=None,
         metavar=details.metavar,
-        help=f"{details.help}  [{brackets}]" if brackets else details.help,
+        help=f"{text}  [{brackets}]" if brackets else text,
     )
 
 

@@ -10,7 +10,7 @@ from .files import settings_from_file
 from .network import ARCHITECTURES, PRECONDITIONINGS, Architecture, Network, UNet, choose_network
 from .objective import KINDS, OBJECTIVES, SIGMA_DISTRIBUTIONS, Objective
 from .observations import AUGMENTATIONS, SPEC_HELP, Observations
-from .options import checked, default_text, options
+from .options import checked, default_text, help_text, options
 from .run import Distill, Pretrain, RunConfig
 from .setting import Option, Setting, Settings, options_of, setting
 from .training import Monitoring, Training
@@ -43,6 +43,7 @@ __all__ = [
     "choose_network",
     "default_text",
     "from_json",
+    "help_text",
     "options",
     "options_of",
     "setting",

@@ -32,7 +32,7 @@ def settings_from_file(path: str | Path, command: str) -> dict[str, Any]:
         kind = values.get("kind", command)
         if kind != command:
             raise FieldError("kind", f"is of a run of rsd-fast {kind}, of which {command} takes no settings")
-        whole = _sections(command).keys() <= values.keys()
+        whole = {"kind", *_sections(command)} <= values.keys()
         return checked(command, _of_run(from_values(values)) if whole else _of_part(values, command))
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not JSON: it is no text") from None
@@ -40,11 +40,10 @@ def settings_from_file(path: str | Path, command: str) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _sections(command: str) -> dict[str, type[Settings]]:
-    """The sections of a configuration that it cannot lack."""
-    kind = KINDS[command]
-    fields = {field.name for field in dataclasses.fields(kind) if field.default is MISSING}
-    return {name: section for name, section in types_of(kind).items() if name in fields and is_settings(section)}
+def _sections(command: str) -> set[str]:
+    """The sections that a configuration cannot lack."""
+    kind, kinds = KINDS[command], types_of(KINDS[command])
+    return {f.name for f in dataclasses.fields(kind) if f.default is MISSING and is_settings(kinds[f.name])}
 
 
 def _of_run(config: RunConfig) -> dict[str, Any]:

@@ -40,6 +40,14 @@ def of_preset(preset: presets.Preset, command: str, section: str) -> dict[str, A
     return getattr(preset, section, {})
 
 
+def help_text(option: Option) -> str:
+    """What an option is for; with the words of its choices, where their records say something about them."""
+    choices = option.setting.choices
+    records = choices.items() if isinstance(choices, Mapping) else ()
+    words = "; ".join(f"{name}: {record.about}" for name, record in records if hasattr(record, "about"))
+    return f"{option.setting.help} {words}." if words else option.setting.help
+
+
 def default_text(option: Option, command: str) -> str:
     """What an option is where it is not given, in words; "" where there is nothing to say."""
     own = option.setting.default_text or ("auto" if option.setting.auto else as_text(option.default))

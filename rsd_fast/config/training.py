@@ -45,7 +45,7 @@ class Training(Settings):
     compile: bool = setting(
         False,
         help="torch.compile the networks.",
-        default_text="distill does on a CPU with a C++ compiler, from 2000 steps on",
+        default_text="no; of distill on a CPU with a C++ compiler, from 2000 steps on, yes",
     )
     cuda_graphs: bool = setting(
         False, help="Replay each phase's kernels from a CUDA graph rather than launch them one by one."
@@ -77,7 +77,7 @@ class Monitoring(Settings):
         at_least=0,
         unit=KIMG,
         help="Distance between evaluations of a checkpoint, which name the best one; 0: none.",
-        default_text="of distill as --snapshot-kimg, where the teacher's observations are at hand; of pretrain 0",
+        default_text="0; of distill as --snapshot-kimg, where the teacher's observations are at hand",
     )
     eval_num: int = setting(
         1000, at_least=2, help="Samples of each evaluation.", default_text="1000 on a CPU, else 10000"
