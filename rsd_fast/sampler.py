@@ -62,7 +62,7 @@ class Sampler:
         self.shape = observations.image_shape if self.one_step else observations.observation_shape
         self.objective = objectives.create(self.config.objective)
         self.corruption: Corruption = Identity()  # where whole images are seen, no other is needed
-        if self.objective.conditional:
+        if self.config.objective.conditional:
             self.corruption = corruption_of(observations, self.denoiser, corruption)
         self.cuda_graphs = cuda_graphs
         self.graph: tuple[tuple[int, int], Graphed] | None = None  # of a (seed, size of batch)

@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import torch
 
@@ -20,7 +20,7 @@ from rsd_fast.evaluation.training import CheckpointEvaluator
 from rsd_fast.loading import load
 from rsd_fast.methods import DistillMethod, Method, PretrainMethod
 from rsd_fast.methods.base import PREVIEW_IMAGES
-from rsd_fast.networks import Denoiser, compile_network, set_precision
+from rsd_fast.networks import Denoiser, compile_network, place, set_checkpointing, set_precision
 from rsd_fast.ops.fft import to_channels
 from rsd_fast.pictures import save_grid
 from rsd_fast.run_dataset import open_observations
@@ -114,7 +114,7 @@ class _Pretraining:
         torch.manual_seed(self.config.training.seed)  # initial weights come from torch's global generator
         network = build_denoiser(self.config, self.corruption)
         keep_examples(network, self.observed)
-        return PretrainMethod(self.config, _place(network, self.config, device), self.corruption)
+        return PretrainMethod(self.config, _placed(network, self.config, device), self.corruption)
 
     def data(self) -> DataSource:
         return ShuffledObservations(
@@ -138,7 +138,7 @@ class _Distillation:
 
     def method(self, run: Run, device: torch.device) -> Method:
         teacher = load(run.teacher_path, trusted=True, corruption=self.corruption).network
-        return DistillMethod(self.config, _place(teacher, self.config, device), self.corruption)
+        return DistillMethod(self.config, _placed(teacher, self.config, device), self.corruption)
 
     def data(self) -> None:
         return None
@@ -192,10 +192,10 @@ def _prepare(stage: _Stage, run: Run, resume: bool) -> None:
     run.remove_leftovers()
 
 
-def _place(network: Denoiser, config: RunConfig, device: torch.device) -> Denoiser:
+def _placed(network: Denoiser, config: RunConfig, device: torch.device) -> Denoiser:
     """On its device, channels-last (what convolutions are fastest in), in the run's precision."""
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = place(network, device)
     network.channels_last = True
-    cast(Any, network.model).checkpoint_activations = config.training.checkpoint_activations
+    set_checkpointing(network, config.training.checkpoint_activations)
     set_precision(network, config.training.precision)
     return network

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rsd_fast import corruptions, objectives, processes
+from rsd_fast import corruptions, processes
 from rsd_fast.config import Observations, Pretrain, RunConfig
 from rsd_fast.corruptions import NoiseLevels
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
@@ -290,7 +290,7 @@ def pictures_of(data: ObservedDataset) -> ImageSet:
 def observe_as(data: ObservedDataset, config: RunConfig | None, seed: int) -> Observe:
     """Observations of samples as the data came about, as images; other noise, masks and levels than the data's."""
     operator = data.corruption.pooled()
-    if isinstance(config, Pretrain) and not objectives.create(config.objective).conditional:
+    if isinstance(config, Pretrain) and not config.objective.conditional:
         operator = corruptions.Identity()  # such a teacher makes A x already
     own, levels = (seed + PROXIMAL_SEED) % 2**64, replace(data.levels, pool=True)
 

@@ -59,7 +59,7 @@ def resolve_distill(settings: Mapping[str, Any]) -> Resolved[Distill]:
         preset=preset.name,
         teacher=str(file),
         observations=observations,
-        network=dataclasses.replace(teacher.network, dropout=0.0, label_dropout=0.0),
+        network=teacher.network.without_dropout(),
         objective=teacher.objective,
         distillation=Distillation(**{**preset.distillation, **fields_of(Distillation, settings)}),
         training=training,

@@ -3,21 +3,15 @@
 from typing import Any, NamedTuple
 
 from rsd_fast import corruptions
-from rsd_fast.config import Observations
-from rsd_fast.corruptions import HFLIP, TRANSPOSE, VFLIP, Corruption
+from rsd_fast.config import AUGMENTATIONS, Observations
+from rsd_fast.corruptions import TRANSPOSE, Corruption
 from rsd_fast.data import ImageArray, ObservedDataset, open_source, source_name
-from rsd_fast.errors import FieldError, nearest
+from rsd_fast.errors import FieldError
 from rsd_fast.run_dataset import run_operator
 
 from .names import Settings, about
 from .noise import NoiseSetting
 
-MOVES: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "hflip": (HFLIP,),
-    "flips": (HFLIP, VFLIP),
-    "all": (HFLIP, VFLIP, TRANSPOSE),
-}
 MISSING = {
     "data": "missing; give a path, a bundled set (digits), or in Python the images themselves",
     "sigma_obs": "missing; give the standard deviation of the observations' noise, images in [-1, 1], or 0",
@@ -106,9 +100,7 @@ def open_again(data: Any, observations: Observations) -> ImageArray | None:
 
 def symmetries(augment: str, corruption: Corruption, shape: tuple[int, int, int]) -> tuple[str, ...]:
     """The moves that `augment` names, of observations [C, H, W]. FieldError where A does not permit them."""
-    if augment not in MOVES:
-        raise FieldError("augment", f"unknown '{augment}'; known: {', '.join(MOVES)}{nearest(augment, MOVES)}")
-    moves = MOVES[augment]
+    moves = AUGMENTATIONS[augment]
     missing = [move for move in moves if move not in corruption.symmetries]
     if missing:
         permitted = ", ".join(sorted(corruption.symmetries)) or "none"

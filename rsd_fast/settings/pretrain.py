@@ -1,6 +1,5 @@
 """Stage 1: from settings to a config, with the preset's and the data's own under those that were given."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 
 from rsd_fast import augmentation, objectives, presets
 from rsd_fast.build import build_denoiser
-from rsd_fast.config import Network, Objective, Observations, Pretrain
+from rsd_fast.config import Network, Objective, Observations, Pretrain, choose_network
 from rsd_fast.corruptions import Corruption
 from rsd_fast.errors import FieldError
 
@@ -70,22 +69,14 @@ def resolve_augmentation(settings: Settings, preset: presets.Preset, observation
 def resolve_network(
     settings: Settings, preset: presets.Preset, observations: Observations, augment_probability: float
 ) -> Network:
-    """The preset's network under the settings that were given; attn_resolutions become levels."""
-    augment_dim = augmentation.LABELS if augment_probability else 0
-    network = Network(**{**preset.network, **fields_of(Network, settings), "augment_dim": augment_dim})
-    if settings["attn_resolutions"] is None:
-        return network
-    heights = [observations.observation_shape[1] >> level for level in range(len(network.channel_mult))]
-    unknown = [height for height in settings["attn_resolutions"] if height not in heights]
-    if unknown:
-        raise FieldError("attn_resolutions", f"{unknown} are not among the levels' heights {heights}")
-    levels = tuple(heights.index(height) for height in settings["attn_resolutions"])
-    return dataclasses.replace(network, attn_levels=levels)
+    """The preset's network under the settings that were given."""
+    network = choose_network(preset.network, settings, observations.observation_shape[1])
+    return network.augmented(augmentation.LABELS if augment_probability else 0)
 
 
 def refuse_idle(settings: Settings, objective: Objective, corruption: Corruption) -> None:
     """FieldError for a setting that would change nothing."""
-    conditional = objectives.OBJECTIVES[objective.name].kind.conditional
+    conditional = objective.conditional
     if settings["delta"] is not None and not conditional:
         raise FieldError("delta", f"objective '{objective.name}' hides nothing")
     if settings["delta"] is not None and not corruption.further_hides_by_share:

@@ -100,7 +100,8 @@ def refuse_changes(run: Run, config: RunConfig, asked: Settings) -> None:
     saved: Settings = {"preset": config.preset, "objective": config.objective.name}
     if isinstance(config, Pretrain):
         height = config.observations.observation_shape[1]
-        saved["attn_resolutions"] = tuple(height >> level for level in config.network.attn_levels)
+        network = type(config.network).as_options(vars(config.network), height)
+        saved["attn_resolutions"] = network.get("attn_resolutions")
         saved["augment_probability"] = config.augment_probability
         saved["cond"] = bool(config.observations.label_dim)
     for name, value in saved.items():
