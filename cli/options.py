@@ -118,7 +118,7 @@ class OneOf(click.ParamType):
     def names(self) -> list[str]:
         return [*["auto"][: self.auto], *self.choices]
 
-    def get_metavar(self, param: click.Parameter, *context: Any) -> str:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"[{'|'.join(self.names)}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

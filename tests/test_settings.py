@@ -311,20 +311,24 @@ def test_a_part_of_a_config_gives_its_settings_by_the_options_names(tmp_path):
 def test_a_file_of_settings_says_in_one_line_what_is_wrong(values, message, tmp_path, capsys):
     file = written(tmp_path, values)
     code, _, error = run_in_process(capsys, "pretrain", "--config", file, "--out", tmp_path / "run", "--dry-run")
-    assert code == 2 and error.count("\n") == 1 and error.startswith(f"Error: {file}: ") and message in error, error
+    assert (
+        code == 2 and error.count("\n") == 1 and error.startswith(f"Error: --config: {file}: ") and message in error
+    ), error
 
 
 def test_a_file_that_is_no_json_is_named(tmp_path, capsys):
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
-    for name, message, expected in (
-        ("a.json", "not JSON", 2),
-        ("b.json", "not JSON", 2),
-        ("c.json", "No such file or directory", 1),
+    for name, option, message, expected in (
+        ("a.json", "--config: ", "not JSON", 2),
+        ("b.json", "--config: ", "not JSON", 2),
+        ("c.json", "", "No such file or directory", 1),
     ):
         file = tmp_path / name
         code, _, error = run_in_process(capsys, "pretrain", "--config", file, "--out", tmp_path / "run")
-        assert code == expected and error.startswith(f"Error: {file}: {message}") and error.count("\n") == 1, error
+        assert code == expected and error.startswith(f"Error: {option}{file}: {message}") and error.count("\n") == 1, (
+            error
+        )
 
 
 def test_a_whole_config_with_what_no_option_can_say_is_refused(tmp_path):

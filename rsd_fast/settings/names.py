@@ -39,9 +39,12 @@ def in_config(source: Any, stage: str) -> Mapping[str, Any]:
     """The settings in `config`: a run's config or a part of one, as a dict or a JSON file."""
     if source is None:
         return {}
-    return (
-        config.settings_of(source, stage) if isinstance(source, Mapping) else config.settings_from_file(source, stage)
-    )
+    if isinstance(source, Mapping):
+        return config.settings_of(source, stage)
+    try:
+        return config.settings_from_file(source, stage)
+    except ValueError as error:
+        raise FieldError("config", str(error)) from None
 
 
 def fields_of(section: type, settings: Mapping[str, Any]) -> dict[str, Any]:
