@@ -5,10 +5,11 @@ from typing import Any
 import click
 
 from . import options
+from .source_option import SourceOption
 
 
 @click.command()
-@click.option("--data", metavar="SRC", help="Clean images: folder, .zip, .npy, .npz, idx, .h5, or digits.")
+@click.option("--data", cls=SourceOption, metavar="SRC", help="Clean images: {sources}.")
 @click.option(
     "--corruption", metavar="SPEC", default="identity", show_default=True, help=f"Operator. {options.SPEC_HELP}"
 )

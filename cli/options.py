@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
+from .source_option import SourceOption
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
@@ -143,7 +145,7 @@ SPEC_HELP = (
 )
 
 observation = join(
-    click.option("--data", metavar="SRC", help="Folder, .zip, .npy, .npz, idx file, .h5, or a bundled set (digits)."),
+    click.option("--data", cls=SourceOption, metavar="SRC", help="Source: {sources}."),
     click.option("--simulate", is_flag=True, default=None, help="SRC holds clean images: corrupt each once."),
     click.option(
         "--corruption",

@@ -19,7 +19,7 @@ from rsd_fast.config import Distill, Distillation, Monitoring, Network, Observat
 from rsd_fast.convert import CheckpointError
 from rsd_fast.corruptions import BoxMask, Corruption, Fourier
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
-from rsd_fast.data.array import to_pixels
+from rsd_fast.data.rules import to_pixels
 from rsd_fast.evaluation.frechet import MAX_FEATURES
 from rsd_fast.evaluation.runs import needs_features
 from rsd_fast.evaluation.training import refuse_metrics

@@ -85,12 +85,12 @@ class ShuffledObservations:
 
     def _indices(self, place: np.ndarray) -> np.ndarray:
         epochs, offsets = np.divmod(place, len(self.dataset))
-        wanted = np.unique(epochs).tolist()
-        self.permutations = {epoch: self._permutation(epoch) for epoch in wanted}
-        if self.prefetch and (self.next_permutation is None or self.next_permutation[0] <= wanted[-1]):
-            self.next_permutation = wanted[-1] + 1, _InBackground(partial(self.permutation, wanted[-1] + 1))
+        current = np.unique(epochs).tolist()
+        self.permutations = {epoch: self._permutation(epoch) for epoch in current}
+        if self.prefetch and (self.next_permutation is None or self.next_permutation[0] <= current[-1]):
+            self.next_permutation = current[-1] + 1, _InBackground(partial(self.permutation, current[-1] + 1))
         indices = np.empty_like(place)
-        for epoch in wanted:
+        for epoch in current:
             here = epochs == epoch
             indices[here] = self.permutations[epoch].numpy()[offsets[here]]
         return indices
