@@ -1,10 +1,15 @@
 """Images to files, whole and in batches."""
 
+import errno
+import threading
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from rsd_fast.data import DataError, open_source, write_npz, write_png_folder
+from rsd_fast.data import DataError, open_source, write, write_npz, write_png_folder
 from tests.image_files import random_pixels
 
 
@@ -95,3 +100,78 @@ def test_a_failed_png_folder_leaves_nothing(tmp_path):
     with pytest.raises(DataError, match="exists already"):
         write_png_folder(tmp_path / "set", random_pixels(2, 1, 3, 3))
     assert [entry.name for entry in (tmp_path / "set").iterdir()] == ["precious"]
+
+
+# Writing while the next batch is made
+
+
+def pixels(batch, size=2, channels=1):
+    return np.random.default_rng(batch).integers(256, size=(size, channels, 8, 8), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_written_meanwhile_is_what_came(tmp_path, channels):
+    batches = [pixels(i, size, channels) for i, size in enumerate((5, 5, 5, 5, 2))]
+    whole = np.concatenate(batches)
+    write_npz(tmp_path / "x.npz", iter(batches), count=len(whole))
+    assert np.array_equal(np.load(tmp_path / "x.npz")["images"], whole)
+    write_png_folder(tmp_path / "x", iter(batches), masks=whole[:, :1] % 2)
+    assert np.array_equal(open_source(tmp_path / "x").images, whole)
+    for i, image in enumerate(whole):
+        Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0)).save(
+            tmp_path / "one.png", compress_level=1
+        )
+        assert (tmp_path / "x" / f"{i:06d}.png").read_bytes() == (tmp_path / "one.png").read_bytes()
+
+
+def test_batches_are_made_while_others_are_written_but_not_too_many():
+    asked, written, go_on = [], [], threading.Event()
+
+    def make():
+        for i in range(9):
+            asked.append(i)
+            if i == 3:  # one is being written and two wait: the next would have to wait, too
+                assert written == []
+                go_on.set()
+            yield i
+
+    def store(batch):
+        assert go_on.wait(10)
+        assert len(asked) <= len(written) + 4
+        written.append(batch)
+
+    write._write_behind(make(), store)
+    assert written == list(range(9))
+
+
+def test_an_error_in_writing_ends_the_making():
+    asked, failed = [], threading.Event()
+
+    def make():
+        for i in count():
+            asked.append(i)
+            if i == 2:
+                assert failed.wait(10)
+            yield i
+
+    def store(batch):
+        if batch == 1:
+            failed.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write._write_behind(make(), store)
+    assert len(asked) <= 4
+
+
+def test_an_error_in_making_ends_the_writing():
+    written = []
+
+    def make():
+        yield 0
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        write._write_behind(make(), written.append)
+    assert written in ([], [0]) and threading.active_count() == before

@@ -35,21 +35,22 @@ def read_dataset(dataset: Dataset[Any], where: str) -> Contents:
     count = len(dataset)
     if count == 0:
         raise DataError(f"{where}: holds no image")
-    stack, labels = None, np.zeros(count, np.int64)
-    is_labelled = False
+    stack: ImageStack | None = None
+    labels: list[int | None] = []
     for index in tqdm(range(count), desc="data", unit="images", disable=count <= _MANY or not sys.stderr.isatty()):
         name = f"{where}[{index}]"
         image, label = _split(dataset[index])
-        pixels, opaque = _pixels(image, name)
-        if stack is None:
-            stack, is_labelled = ImageStack(count, pixels, name, where), label is not None
-        if (label is not None) != is_labelled:
-            this, first = ("no label", "one") if is_labelled else ("a label", "none")
+        labels.append(label)
+        if (label is None) != (labels[0] is None):
+            this, first = ("no label", "one") if label is None else ("a label", "none")
             raise DataError(f"{name}: has {this}, but the first item has {first}")
+        pixels, opaque = _pixels(image, name)
+        stack = stack or ImageStack(count, pixels, name, where)
         stack.put(index, pixels, opaque, name)
-        labels[index] = 0 if label is None else label
     assert stack is not None
-    return Contents(stack.images, to_labels(labels, count, where) if is_labelled else None, stack.mask())
+    return Contents(
+        stack.images, None if labels[0] is None else to_labels(np.array(labels), count, where), stack.mask()
+    )
 
 
 def _split(item: Any) -> tuple[Any, int | None]:
