@@ -37,6 +37,7 @@ class Corruption:
     name: str  # set by `register`
     spec: str
     kind = "linear"  # "mask" and "fourier" have a `Draw` for each image, which their teachers are shown
+    measures_kspace = False  # are its observations k-space, rather than images?
     random = False  # is A drawn for each image?
     operator: ops.Operator | None = None  # A as the fused kernels know it, where they do; the same as `forward`
     symmetries: frozenset[str] = frozenset()  # those of the image plane that turn A into itself, or into another draw

@@ -32,6 +32,7 @@ class Fourier(DrawnCorruption):
     """
 
     kind = "fourier"
+    measures_kspace = True
     random = True
 
     def __init__(

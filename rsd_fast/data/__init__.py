@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .source import Source as Source
     from .source import open_source as open_source
     from .source import source_name as source_name
+    from .write import check_destination as check_destination
     from .write import magnitude as magnitude
     from .write import to_rgb as to_rgb
     from .write import to_uint8 as to_uint8
@@ -29,6 +30,7 @@ _MODULES = {
     "ImageArray": "array",
     "ObservedDataset": "dataset",
     "Source": "source",
+    "check_destination": "write",
     "magnitude": "write",
     "open_source": "source",
     "source_name": "source",
