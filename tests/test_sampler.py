@@ -96,6 +96,14 @@ def test_batches_are_finished_where_they_are_drawn(tmp_path):
     assert torch.equal(torch.cat(finished), to_uint8(torch.cat(list(sampler.batches(7, 1, 3)))))
 
 
+def test_few_samples_cost_few_evaluations(tmp_path):
+    sampler = Sampler(saved(tmp_path, "plain", "generator"))
+    sizes = []
+    draw, sampler.draw = sampler.draw, lambda index, seed: sizes.append(len(index)) or draw(index, seed)
+    assert sum(len(batch) for batch in sampler.batches(7, batch=4)) == 7
+    assert sizes == [4, 3]
+
+
 def test_graphs_are_for_cuda(tmp_path):
     with pytest.raises(ValueError, match="cuda_graphs: only CUDA devices"):
         Sampler(saved(tmp_path, "mask", "generator"), cuda_graphs=True)
