@@ -85,7 +85,7 @@ def drawn_labels(label_dim: int, index: Tensor, seed: int) -> Tensor | None:
 def checked_labels(labels: Tensor | int | None, label_dim: int, num: int) -> Tensor | None:
     """Class indices [num] int64 out of `labels`, which holds one for each of `num` samples or one for all.
 
-    None, that none are asked for, stays None. Raises FieldError for labels that the network does not have.
+    None stays None: no class is asked for. Raises FieldError for labels that the network does not have.
     """
     if labels is None:
         return None
