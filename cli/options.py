@@ -14,10 +14,9 @@ from typing import Any, TypeVar, get_args, get_origin
 import click
 
 from rsd_fast import config
-from rsd_fast.config import SPEC_HELP
 from rsd_fast.errors import nearest
 
-__all__ = ["SPEC_HELP"]
+from .listed_help import ListedHelpOption
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
@@ -118,7 +117,7 @@ class OneOf(click.ParamType):
     def names(self) -> list[str]:
         return [*["auto"][: self.auto], *self.choices]
 
-    def get_metavar(self, param: click.Parameter, *context: Any) -> str:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"[{'|'.join(self.names)}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -165,6 +164,7 @@ def of_setting(setting: config.Option, command: str = "pretrain") -> Decorator:
     brackets = "; ".join(filter(None, [details.unit, default and f"default: {default}"]))
     return click.option(
         f"--{name}/--no-{name}" if setting.type is bool else f"--{name}",
+        cls=ListedHelpOption,
         type=param_type(setting),
         default=None,
         metavar=details.metavar,
