@@ -5,7 +5,6 @@ import json
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from safetensors.torch import load_file
 import rsd_fast
 from rsd_fast.cli.main import COMMANDS
 from rsd_fast.runs import Run
-from rsd_fast.sampler import Sampler
 from tests.command_line import ROOT, cli, run_in_process, two_processes
 
 NETWORK = ["--model-channels", "8", "--channel-mult", "1,2", "--num-blocks", "1", "--attn-resolutions", "4"]
@@ -331,71 +329,6 @@ def test_a_distillation_with_its_own_seed_resumes_and_keeps_its_teacher(runs, tm
     other = runs / "teacher" / "checkpoints" / "000000"
     code, _, error = run_in_process(capsys, "distill", "--teacher", other, "--out", tmp_path / "gen", "--resume")
     assert code == 2 and error.startswith("Error: --teacher: ") and "keeps it" in error
-
-
-def test_few_samples_cost_few_evaluations(runs):
-    sampler = Sampler(runs / "gen")
-    sizes = []
-    draw, sampler.draw = sampler.draw, lambda index, seed: sizes.append(len(index)) or draw(index, seed)
-    assert sum(len(batch) for batch in sampler.batches(7, batch=4)) == 7
-    assert sizes == [4, 3]
-
-
-@pytest.mark.parametrize("out", ["folder", "file.npz"])
-def test_sampling_onto_a_full_disk_stops_soon_and_leaves_nothing(runs, tmp_path, capsys, monkeypatch, out):
-    import errno
-    from zipfile import ZipFile
-
-    drawn = []
-    draw = Sampler.draw
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / out))
-
-    def slowly(self, index, seed):
-        drawn.append(len(index))
-        time.sleep(0.01)
-        return draw(self, index, seed)
-
-    monkeypatch.setattr(Sampler, "draw", slowly)
-    if out == "folder":
-        monkeypatch.setattr(Image.Image, "save", full)
-    else:
-        opened = ZipFile.open
-        monkeypatch.setattr(ZipFile, "open", lambda *a, **k: no_space(opened(*a, **k), full))
-    arguments = ["sample", "--run", runs / "gen", "--out", tmp_path / out, "--num", 400, "--batch", 2]
-    code, _, error = run_in_process(capsys, *arguments)
-    assert code == 1 and error == f"Error: {tmp_path / out}: No space left on device\n"
-    assert len(drawn) < 20 and list(tmp_path.iterdir()) == []
-
-
-def no_space(member, full):
-    """An archive's member whose header still finds room."""
-    header = member.write
-
-    def write(data):
-        return full() if isinstance(data, memoryview) else header(data)
-
-    member.write = write
-    return member
-
-
-@pytest.mark.parametrize("out", ["folder", "file.npz"])
-def test_interrupted_sampling_leaves_nothing(runs, tmp_path, capsys, monkeypatch, out):
-    drawn = []
-    draw = Sampler.draw
-
-    def interrupted(self, index, seed):
-        drawn.append(index)
-        if len(drawn) == 3:
-            raise KeyboardInterrupt
-        return draw(self, index, seed)
-
-    monkeypatch.setattr(Sampler, "draw", interrupted)
-    arguments = ["sample", "--run", runs / "gen", "--out", tmp_path / out, "--num", 40, "--batch", 2]
-    code, _, error = run_in_process(capsys, *arguments)
-    assert code == 1 and error.strip() == "Error: interrupted"
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_cuda_graphs_are_refused_on_a_cpu(runs, tmp_path, capsys):
