@@ -97,11 +97,11 @@ def main() -> None:
                 str(model),
                 reference=str(images),
                 num=options.num,
-                device=options.device,
                 sampled=HowSampled(precision=options.precision),
                 compared=HowCompared(
                     features=options.features if whole else None,
                     features_weights=options.features_weights,
+                    device=options.device,
                     batch=options.batch,
                     progress=True,
                     watch=watch,
@@ -112,10 +112,10 @@ def main() -> None:
             print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     assert all(np.isfinite(result.value) for result in results)
     if options.json:
-        told = {name: getattr(options, name) for name in ("num", "device", "precision", "features", "batch", "small")}
+        names = ("num", "device", "precision", "features", "batch", "small")
         record = {
             "machine": machine(options.device),
-            **told,
+            **{name: getattr(options, name) for name in names},
             "seconds": rows,
             "results": [asdict(result) for result in results],
         }

@@ -21,7 +21,7 @@ from rsd_fast.corruptions import BoxMask, Corruption, Fourier
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.data.array import to_pixels
 from rsd_fast.evaluation.frechet import MAX_FEATURES
-from rsd_fast.evaluation.runs import needs_features
+from rsd_fast.evaluation.metrics import needs_features
 from rsd_fast.evaluation.training import refuse_metrics
 from rsd_fast.loading import load, model_file
 from rsd_fast.objectives import Objective
@@ -333,8 +333,9 @@ def with_features(monitoring: Monitoring, observations: Observations) -> Monitor
     """With the default network for metrics that need one. ValueError for metrics that cannot be had."""
     refuse_metrics(monitoring)
     metrics = ", ".join(monitoring.eval_metrics)
-    if "proximal-pixel-fd" in monitoring.eval_metrics and not few_pixels(observations):
-        raise ValueError(f"eval_metrics: proximal-pixel-fd is for images of at most {MAX_FEATURES} values")
+    of_pixels = [metric for metric in monitoring.eval_metrics if not needs_features(metric)]
+    if of_pixels and not few_pixels(observations):
+        raise ValueError(f"eval_metrics: {of_pixels[0]} is for images of at most {MAX_FEATURES} values")
     weights = monitoring.eval_features_weights
     if weights is not None and not Path(weights).is_file():
         raise ValueError(f"eval_features_weights: {weights}: no such file")

@@ -1,6 +1,6 @@
 """The one-step generator as a torch.export program or an ONNX file, for programs that have no rsd-fast.
 
-Our ops are replaced by their references, so that standard operators alone are written. Inputs are `latents` [B, C, H,
+Our ops are replaced by their references, so that only standard operators are written. Inputs are `latents` [B, C, H,
 W] ~ N(0, I); of a generator of several classes `labels` [B, label_dim], one-hot; of one from masked images or k-space
 `mask` [B, ...], 1 for the pixels or columns that it sees of its latents. The output is `images` [B, C, H, W], about
 [-1, 1]. B is free.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import files, ops
-from .corruptions import Draw, DrawnCorruption
+from .corruptions import Draw
 from .generator import Generator
 from .loading import load_generator
 from .methods.distill import generate
@@ -28,18 +28,18 @@ ONNX_INSTALL = "pip install 'rsd-fast[onnx]'"
 
 
 class Exportable(nn.Module):
-    """A generator of tensors alone."""
+    """A generator that takes and makes nothing but tensors."""
 
-    def __init__(self, generator: Generator):
+    def __init__(self, generator: Generator) -> None:
         super().__init__()
-        self.denoiser = copy.deepcopy(generator.denoiser).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.denoiser = copy.deepcopy(generator.denoiser).cpu().to(memory_format=torch.contiguous_format)
         self.denoiser.channels_last = False
         self.generator = [generator]  # in a list: no submodule
 
     def forward(self, latents: Tensor, labels: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         generator, view = self.generator[0], None
         if mask is not None:
-            assert isinstance(generator.corruption, DrawnCorruption)
+            assert generator.corruption is not None
             view = generator.corruption.view(Draw(mask=mask), generator.image_shape)
         return generate(self.denoiser, latents, generator.sigma_init, labels, view)
 
@@ -52,7 +52,7 @@ def example_inputs(generator: Generator, batch: int = 2, seed: int = 0) -> dict[
         labels = one_hot(index % generator.label_dim, generator.label_dim)
         assert labels is not None
         inputs["labels"] = labels
-    if isinstance(generator.corruption, DrawnCorruption):
+    if generator.corruption is not None:  # it sees its latents through a mask
         inputs["mask"] = generator.latent_mask(index, seed).float()
     return inputs
 

@@ -61,6 +61,14 @@ class Corruption:
         """Observations as images [B, C, H, W] to look at and to compute features of."""
         return y
 
+    def pooled(self) -> "Corruption":
+        """A copy that takes the draws of its bank, if it has one, at random, whatever the number of images."""
+        return self
+
+    def view(self, draw: Draw, image_shape: tuple[int, int, int]) -> View:
+        """What a denoiser of images [C, H, W] sees through a draw."""
+        return View()
+
     @classmethod
     def from_arguments(cls, arguments: str) -> "Corruption":
         """The operator of what follows `name:` in a SPEC, key=value,key=value. Raises ValueError."""

