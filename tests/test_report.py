@@ -7,14 +7,17 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import rsd_fast
 from rsd_fast.build import build_denoiser
 from rsd_fast.config import Monitoring, to_json
+from rsd_fast.errors import FieldError
 from rsd_fast.reporting import from_model, write_report
 from rsd_fast.reporting.reading import read_record
 from rsd_fast.reporting.verdict import judge, lagging_bands, signs
@@ -544,9 +547,15 @@ def test_errors_are_one_line(run, tmp_path, capsys, arguments, code, message):
     assert found == code and message in err and len(err.strip().splitlines()) == 1
 
 
-def test_no_run_is_an_error_from_python(tmp_path):
+def test_python_writes_the_same_page(own, tmp_path):
+    run = SimpleNamespace(path=own)  # as what `rsd_fast.distill` returns
+    written = rsd_fast.report(run, out=tmp_path / "page.html", device="cpu")
+    assert written.headline == judge(read_record(own)).headline
+    assert written.path.read_text(encoding="utf-8") == page(own)
+    with pytest.raises(FieldError, match=r"out: expected FILE\.html, got page\.pdf"):
+        rsd_fast.report(own, out="page.pdf", device="cpu")
     with pytest.raises(RunError, match="no such run"):
-        write_report(tmp_path / "gone")
+        rsd_fast.report(tmp_path / "gone", device="cpu")
 
 
 # A browser

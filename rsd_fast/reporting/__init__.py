@@ -10,6 +10,7 @@ from PIL import Image
 
 from rsd_fast import files, pictures
 from rsd_fast.data import DataError, ObservedDataset
+from rsd_fast.errors import FieldError
 from rsd_fast.run_dataset import open_observations
 from rsd_fast.runs import RunError
 from rsd_fast.sampler import Sampler
@@ -42,14 +43,15 @@ def write_report(
     """Write the report of the run directory `run` as one HTML file, by default RUN/report.html, over an older one.
 
     png: a folder for its figures as PNG files. seed, device: of the samples that are drawn for it.
-    Raises RunError where there is no run. What the run lacks is left out, and the page says so.
+    Raises FieldError for another suffix or a folder, and RunError where there is no run. What the run lacks is left
+    out, and the page says so.
     """
     record = read_record(run)
     path = record.run.path / "report.html" if out is None else Path(out)
     if path.suffix not in (".html", ".htm"):
-        raise ValueError(f"out: expected FILE.html, got {path}")
+        raise FieldError("out", f"expected FILE.html, got {path}")
     if path.is_dir():
-        raise ValueError(f"out: {path} is a folder")
+        raise FieldError("out", f"{path} is a folder")
     content = gather(record, seed, device)
     if png is not None:
         write_figures(content, Path(png))
