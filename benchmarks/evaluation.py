@@ -24,9 +24,9 @@ from timing import machine
 from rsd_fast import config as configs
 from rsd_fast import files, presets
 from rsd_fast.build import build_denoiser
+from rsd_fast.config import Objective
 from rsd_fast.data import write_npz
 from rsd_fast.evaluation import HowCompared, HowSampled, Stopwatch, evaluate_path
-from rsd_fast.objectives import Objective
 from rsd_fast.runs import save_model
 
 METRICS = ["fid", "kid", "precision", "recall"]

@@ -36,7 +36,7 @@ def small_images(size: int = SIZE) -> np.ndarray:
     The order is the file's, whose labels lie in train-labels-idx1-ubyte.gz. Raises ValueError unless size divides 32.
     """
     if size < 1 or 32 % size:
-        raise ValueError(f"size: a divisor of 32 is wanted, not {size}")
+        raise ValueError(f"size: expected a divisor of 32, got {size}")
     images = np.pad(open_source(find()).images, [(0, 0), (0, 0), (2, 2), (2, 2)])  # [N, 1, 32, 32]
     block = 32 // size
     sums = images.reshape(len(images), 1, size, block, size, block).sum((3, 5), dtype=np.uint32)
@@ -44,17 +44,20 @@ def small_images(size: int = SIZE) -> np.ndarray:
 
 
 def add_options(parser: argparse.ArgumentParser, rows: Iterable[str], num: int) -> None:
-    """Those of every benchmark of several rows, a row being a teacher and what becomes of it."""
+    """Add the options of every benchmark of several rows, a row being a teacher and what becomes of it."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--rows", default=",".join(rows), help="comma-separated; default: all")
-    parser.add_argument("--length", type=float, default=1.0, help="of all training, times the rows' own  [1]")
+    parser.add_argument("--length", type=float, default=1.0, help="length of all training, times the rows' own  [1]")
     parser.add_argument("--num", type=int, default=num, help="samples of each model")
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="of sampling")
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="precision of sampling")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def chosen(parser: argparse.ArgumentParser, options: argparse.Namespace, rows: Iterable[str]) -> tuple[list[str], Path]:
-    """(names of --rows, the data set in --out, written if it is not there). A usage error for an unknown row."""
+    """(names of --rows, the data set in --out, which is written if it is not there).
+
+    An unknown row is a usage error.
+    """
     names, known = [name.strip() for name in options.rows.split(",")], list(rows)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -67,6 +70,6 @@ def chosen(parser: argparse.ArgumentParser, options: argparse.Namespace, rows: I
 
 
 def run_command(command: str, seed: int) -> None:
-    """A command of rsd-fast that trains; where it was stopped before, it goes on."""
+    """Run a command of rsd-fast that trains; where it was stopped before, it goes on."""
     arguments = [*shlex.split(command), "--resume-or-start", "--seed", str(seed)]
     subprocess.run([sys.executable, "-m", "rsd_fast", *arguments], check=True)

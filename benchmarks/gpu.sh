@@ -17,11 +17,7 @@ ends=510 # seconds from the start to the end of the last step, which gets whatev
 
 scratch=$(mktemp -d)
 export scratch
-linked=()
-trap 'rm -rf "$scratch" ${linked[@]+"${linked[@]}"}' EXIT
-for name in kernels cli; do # where an install would put them
-    [[ -e rsd_fast/$name ]] || { ln -s "../$name" "rsd_fast/$name" && linked+=("rsd_fast/$name"); }
-done
+trap 'rm -rf "$scratch"' EXIT
 export PYTHONPATH=$PWD:$scratch${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 PATH=$PATH:$(dirname "$(readlink -f "$(command -v nvcc)")") # where compute-sanitizer may be
 
@@ -33,7 +29,7 @@ workers=() plot=()
 has xdist && workers=(-n 4)
 has matplotlib && plot=(--plot "$out/kernels-$device.png")
 
-build() { # the metadata go where Python finds them, as if installed
+build() { # the metadata go where Python finds them, as those of an installed package
     RSD_FAST_NATIVE=1 RSD_FAST_CUDA=1 "$python" setup.py egg_info --egg-base "$scratch" build_ext --inplace &&
         "$python" -m rsd_fast doctor
 }

@@ -2,8 +2,8 @@
 
     python benchmarks/restoration.py --out runs/restoration [--rows noise-.2,blur] [--json FILE] [--pictures FOLDER]
 
-60,000 images that only their corrupted versions are learned from, the clean ones judge. Each row is two commands,
-`rsd-fast pretrain` and `rsd-fast distill`, and an evaluation; what is done already is not done again, so that a stopped
+Models learn from the corrupted versions of 60,000 images, and the clean ones judge. Each row is two commands,
+`rsd-fast pretrain` and `rsd-fast distill`, and an evaluation. What is done already is not done again, so that a stopped
 benchmark goes on where it was. Rows are independent: with --rows, several processes can share them.
 
 FD is the Frechet distance of features of EfficientNet-lite0, pixel-FD that of pixels, both of images
@@ -14,6 +14,7 @@ truncated at sigma_obs where there is noise, through one further corrupted mask 
 """
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,19 +74,18 @@ ROWS = {
 
 @dataclass
 class Set:
-    """Images of one kind: what is drawn of them, and moments of their features and of their pixels."""
+    """Images of one kind: a few for a picture, and moments of the features and of the pixels of all."""
 
-    shown: Tensor | None = None
+    pictured: Tensor  # the first of them
     features: Moments = field(default_factory=Moments)
     pixels: Moments = field(default_factory=Moments)
 
     @classmethod
     def of(cls, batches: Iterable[Tensor], extract: Callable[[Tensor], Tensor]) -> "Set":
-        made = cls()
-        for images in batches:
-            images = images.clamp(-1, 1)
-            if made.shown is None:
-                made.shown = images[:PICTURED]
+        clamped = (images.clamp(-1, 1) for images in batches)
+        first = next(clamped)
+        made = cls(first[:PICTURED])
+        for images in itertools.chain([first], clamped):
             made.features.add(extract(images))
             made.pixels.add(images.flatten(1))
         return made
@@ -96,7 +97,7 @@ class Set:
         }
 
 
-def run_row(name: str, options: argparse.Namespace, extract: Callable[[Tensor], Tensor]) -> dict:
+def run_row(name: str, options: argparse.Namespace, extract: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """Train what is not trained yet, and measure."""
     row, folder = ROWS[name], options.out / name
     data = options.out / f"fashion-mnist-{SIZE}.npz"
@@ -126,7 +127,8 @@ def run_row(name: str, options: argparse.Namespace, extract: Callable[[Tensor], 
 
 def measure(
     row: Row, teacher: Path, student: Path, data: Path, options: argparse.Namespace, extract: Callable[[Tensor], Tensor]
-) -> dict:
+) -> dict[str, Any]:
+    """Distances of the teacher's and the student's images to clean ones and to the observations, and a picture."""
     operator = corruptions.parse(row.corruption)
     dataset = ObservedDataset(
         open_source(data), corruption=operator, sigma_obs=row.sigma_obs, seed=options.seed, simulate=True
@@ -136,7 +138,7 @@ def measure(
         """Observations of generated images: other noise and masks than those of the data."""
         index = torch.arange(first, first + len(images))
         seen = corruptions.observation(operator, images, index=index, sigma_obs=row.sigma_obs, seed=options.seed + 1)
-        return operator.picture(seen.y, seen.draw)
+        return seen.operator.picture(seen.y)
 
     def noised(images: Tensor, first: int) -> Tensor:
         index = torch.arange(first, first + len(images))
@@ -153,7 +155,8 @@ def measure(
     of_teacher, teacher_seconds = samples(teacher, options, truncate=row.sigma_obs > 0)
     of_student, student_seconds = samples(student, options)
 
-    makes_images = operator.kind != "linear"  # else it makes what was observed, but for the noise
+    # A teacher that is not shown what is missing makes what was observed, but for the noise.
+    makes_images = operator.objective is not None
     whole = [nnf.interpolate(x, (SIZE, SIZE), mode="bilinear") if x.shape[-1] != SIZE else x for x in of_teacher]
     parts = torch.arange(NUM_REFERENCE).split(500)
     clean = Set.of(map(dataset.clean, parts), extract)
@@ -164,19 +167,18 @@ def measure(
         "student": Set.of(observed(of_student, observe), extract),
     }
     result = {
-        "clean": {who: found.distances(clean) for who, found in sets.items()},
-        "proximal": {who: found.distances(seen) for who, found in proximal.items()},
+        "clean": {who: images.distances(clean) for who, images in sets.items()},
+        "proximal": {who: images.distances(seen) for who, images in proximal.items()},
         "sample_seconds": {"teacher": teacher_seconds, "student": student_seconds},
         "num": options.num,
         "num_reference": NUM_REFERENCE,
         "seed": options.seed,
     }
-    if clean.shown is not None and seen.shown is not None:
-        rows = [("clean, never seen", clean.shown), ("observations", seen.shown)]
-        for who, found in sets.items():
-            rows.append((f"{who}\nFD {result['clean'][who]['fd']:.2f}", found.shown))
-        picture = pictures.labelled_rows(rows, f"Fashion-MNIST 16x16: {row.title}")
-        pictures.save(picture, options.pictures / f"{student.parent.name}.png")
+    rows = [("clean, never seen", clean.pictured), ("observations", seen.pictured)]
+    for who, images in sets.items():
+        rows.append((f"{who}\nFD {result['clean'][who]['fd']:.2f}", images.pictured))
+    picture = pictures.labelled_rows(rows, f"Fashion-MNIST 16x16: {row.title}")
+    pictures.save(picture, options.pictures / f"{student.parent.name}.png")
     return result
 
 
@@ -193,7 +195,7 @@ def samples(run: Path, options: argparse.Namespace, truncate: bool = False) -> t
         return list(torch.from_numpy(arrays["images"]).split(500)), float(arrays["seconds"])
 
 
-def table(results: list[dict]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
     """Markdown: each row's distances, the lower of teacher and student in bold."""
     lines = [
         "| row | clean FD: teacher | student | proximal FD: teacher | student | clean pixel-FD: teacher | student |",
@@ -230,12 +232,13 @@ def main() -> None:
             "machine": {**machine("cpu"), **software(), "precision": options.precision}
         }
         others = [other for other in finished(options.json) if other["row"] != name]  # another process's, too
-        ordered = sorted([*others, result], key=lambda found: list(ROWS).index(found["row"]))
+        ordered = sorted([*others, result], key=lambda result: list(ROWS).index(result["row"]))
         files.write_text(options.json, json.dumps(ordered, indent=2) + "\n")
         print(table(ordered), flush=True)
 
 
-def finished(path: Path) -> list[dict]:
+def finished(path: Path) -> list[dict[str, Any]]:
+    """The results of the rows that are done."""
     return json.loads(path.read_text()) if path.exists() else []
 
 

@@ -3,13 +3,13 @@
     python benchmarks/same_result.py --json same.json --plot same.png
     python benchmarks/same_result.py --preset small --data train-images-idx3-ubyte --steps 200 --seeds 3
 
-For each stage and seed the engine trains once by each of some rows of `benchmarks/train.py`, on real images with noise;
-the generators from one teacher. A row has the same result as plain where their loss curves, averaged over the seeds and
-over spans of steps, differ by no more than those of the seeds do: `distance` is the greatest difference in standard
-errors of the mean, over the spans.
+For each stage and seed the engine trains once by each of some rows of `benchmarks/train.py`, on real images with noise.
+The generators are distilled from one teacher. A row has the same result as plain where their loss curves, averaged over
+the seeds and over spans of steps, differ by no more than those of the seeds do: `distance` is the greatest difference
+over the spans, in standard errors of the mean.
 
-Rows: plain; `bf16`, that and nothing else; `clamped`, everything on but truncated sigma; `full`, everything. Truncated
-sigma has the same expected gradient, but of images that all teach something, so that it is less noisy.
+Rows: plain; `bf16` has only that on; `clamped` has everything on but truncated sigma; `full` has everything. Truncated
+sigma has the same expected gradient, but all its images teach something, so that the gradient is less noisy.
 """
 
 import argparse
@@ -18,20 +18,29 @@ import json
 import math
 import statistics
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timing
 import torch
-import train
-from train import Row
+from train_rows import Row, Setup, configs, in_own_process, method_of, noisy, read_task, rows, switch_off
+
+from rsd_fast.build import build_denoiser
+from rsd_fast.config import RunConfig
+from rsd_fast.data import open_source
+from rsd_fast.data.order import ShuffledObservations
+from rsd_fast.engine import Trainer
+from rsd_fast.loading import load
+from rsd_fast.run_dataset import open_observations
+from rsd_fast.runs import Run, save_model
 
 STAGES = ("pretrain", "distill")
 SPANS = 10
 
 
 def compared(stage: str) -> dict[str, Row]:
-    every = train.rows(stage, "cpu", compiled=False)
+    every = rows(stage, "cpu", compiled=False)
     plain, full = every["plain"], every["full"]
     return {
         "plain": plain,
@@ -41,77 +50,62 @@ def compared(stage: str) -> dict[str, Row]:
     }
 
 
-# In a process of its own: kernels are chosen at import
+@dataclass(frozen=True)
+class Task(Setup):
+    """What a process of its own is to train."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    row: Row
     stage: str
-    preset: str
     data: str
-    batch: int
     steps: int
     seed: int
-    device: str
-    threads: int
-    teacher: str  # a file: read by distill, written by pretrain where it is not there
+    teacher: str  # a file: distill reads it, and pretrain writes it where it is not there
 
 
 def losses(task: Task) -> dict[str, list[float]]:
     """{name: [steps]} of every loss."""
-    from rsd_fast.build import build_denoiser
-    from rsd_fast.data import open_source
-    from rsd_fast.data.order import ShuffledObservations
-    from rsd_fast.engine import Trainer
-    from rsd_fast.loading import load
-    from rsd_fast.run_dataset import open_observations
-    from rsd_fast.runs import Run, save_model
-
     torch.set_num_threads(task.threads)
-    train.switch_off(task.row)
+    switch_off(task.row)
     source = open_source(task.data)
-    observations = train.noisy(task.data, len(source), source.image_shape)
-    teacher, student = train.configs(task, observations, seed=task.seed)
+    observations = noisy(task.data, len(source), source.image_shape)
+    teacher, student = configs(task, observations, seed=task.seed)
     torch.manual_seed(task.seed)
+    config: RunConfig
     if task.stage == "pretrain":
         config, network = teacher, build_denoiser(teacher)
         dataset, layout = open_observations(observations, source), task.row.channels_last
         data = ShuffledObservations(dataset, seed=task.seed, device=task.device, channels_last=layout)
     else:
         config, network, data = student, load(Path(task.teacher)).network, None
-    method = train.method_of(task, config, network)
-    found: dict[str, list[float]] = {}
+    method = method_of(task, config, network)
+    curves: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(method, config, Run(Path(folder)), data=data)
         for _ in range(task.steps):
             trainer.step()
             for name, (mean, _, _) in trainer.statistics.summary().items():
                 if name.endswith("loss"):
-                    found.setdefault(name, []).append(mean)
+                    curves.setdefault(name, []).append(mean)
     if task.stage == "pretrain" and not Path(task.teacher).exists():
         save_model(Path(task.teacher), method.product().state_dict(), config, trainer.kimg)
-    return found
-
-
-# In the process that is started
+    return curves
 
 
 def run(task: Task) -> dict[str, list[float]]:
-    done = train.in_own_process(__file__, task)
+    """`losses` in a process of its own."""
+    done = in_own_process(__file__, task)
     if done.returncode:
         raise SystemExit(f"{task.stage}, seed {task.seed}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def spans(curve: list[float]) -> list[float]:
-    """Means over so many spans of equal length."""
+    """The means over SPANS spans of equal length."""
     size = math.ceil(len(curve) / SPANS)
     return [statistics.mean(curve[i : i + size]) for i in range(0, len(curve), size)]
 
 
 def distance(curves: list[list[float]], plain: list[list[float]]) -> float:
-    """The greatest difference of their means over the spans, in standard errors of that difference."""
+    """The greatest difference of the curves' means over the spans, in standard errors of that difference."""
     worst = 0.0
     for ours, theirs in zip(zip(*map(spans, curves), strict=True), zip(*map(spans, plain), strict=True), strict=True):
         error = math.sqrt((statistics.variance(ours) + statistics.variance(theirs)) / len(ours))
@@ -140,6 +134,39 @@ def plot(results: list[dict[str, Any]], file: str) -> None:
     figure.savefig(file, dpi=120)
 
 
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The curves of every row of every stage, printed as they come."""
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {name: getattr(options, name) for name in ("preset", "data", "batch", "steps", "device", "threads")}
+        settings["teacher"] = str(Path(folder) / "model.safetensors")
+        stages = options.stage or STAGES
+        if "pretrain" not in stages:
+            run(Task(row=compared("pretrain")["full"], stage="pretrain", seed=0, **settings))
+        for stage in stages:
+            print(f"\n{stage}, {options.preset}, {options.steps} steps of {options.batch}, {options.seeds} seeds")
+            print(f"{'config':<8} {'loss':<16} {'first span':>12} {'last span':>12} {'seeds':>8} {'distance':>9}")
+            plain: dict[str, list[list[float]]] = {}
+            for config, row in compared(stage).items():
+                runs = [run(Task(row=row, stage=stage, seed=seed, **settings)) for seed in range(options.seeds)]
+                for name in runs[0]:
+                    curves = [by_name[name] for by_name in runs]
+                    plain.setdefault(name, curves)
+                    result = {"stage": stage, "config": config, "loss": name}
+                    result["distance"] = distance(curves, plain[name])
+                    print(line(result, curves), flush=True)
+                    result |= {"curves": curves, **settings, "teacher": None, "switches": dataclasses.asdict(row)}
+                    results.append(result)
+    return results
+
+
+def line(result: dict[str, Any], curves: list[list[float]]) -> str:
+    first, last = (statistics.mean(spans(curve)[i] for curve in curves) for i in (0, -1))
+    spread = statistics.stdev(spans(curve)[-1] for curve in curves)
+    names = f"{result['config']:<8} {result['loss']:<16}"
+    return f"{names} {first:12.4f} {last:12.4f} {spread:8.4f} {result['distance']:9.2f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=STAGES, action="append", help="pretrain or distill (both)")
@@ -147,51 +174,25 @@ def main() -> None:
     parser.add_argument("--data", default="digits", metavar="SRC", help="clean images (digits)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=5, help="so many, two at the least (5)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, two at the least (5)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE.png")
     parser.add_argument("--task", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.task:
-        values = json.loads(given.task)
-        print(json.dumps(losses(Task(**{**values, "row": Row(**values["row"])}))))
+    options = parser.parse_args()
+    if options.task:
+        print(json.dumps(losses(read_task(Task, options.task))))
         return
-    if given.seeds < 2:
+    if options.seeds < 2:
         parser.error("--seeds: two at the least, to see how they differ")
-    about = {"machine": timing.machine(given.device), "versions": timing.versions()}
+    about = {"machine": timing.machine(options.device), "versions": timing.versions()}
     print(json.dumps(about))
-    results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {name: getattr(given, name) for name in ("preset", "data", "batch", "steps", "device", "threads")}
-        settings["teacher"] = str(Path(folder) / "model.safetensors")
-        stages = given.stage or STAGES
-        if "pretrain" not in stages:
-            run(Task(row=compared("pretrain")["full"], stage="pretrain", seed=0, **settings))
-        for stage in stages:
-            print(f"\n{stage}, {given.preset}, {given.steps} steps of {given.batch}, {given.seeds} seeds")
-            print(f"{'config':<8} {'loss':<16} {'first span':>12} {'last span':>12} {'seeds':>8} {'distance':>9}")
-            plain: dict[str, list[list[float]]] = {}
-            for config, row in compared(stage).items():
-                runs = [run(Task(row=row, stage=stage, seed=seed, **settings)) for seed in range(given.seeds)]
-                for name in runs[0]:
-                    curves = [found[name] for found in runs]
-                    plain.setdefault(name, curves)
-                    ends = [statistics.mean(spans(c)[i] for c in curves) for i in (0, -1)]
-                    spread = statistics.stdev(spans(c)[-1] for c in curves)
-                    away = distance(curves, plain[name])
-                    print(
-                        f"{config:<8} {name:<16} {ends[0]:12.4f} {ends[1]:12.4f} {spread:8.4f} {away:9.2f}", flush=True
-                    )
-                    result = {"stage": stage, "config": config, "loss": name, "distance": away, "curves": curves}
-                    results.append(
-                        {**result, **settings, "teacher": None, "switches": dataclasses.asdict(row), **about}
-                    )
-    if given.json:
-        Path(given.json).write_text(json.dumps(results) + "\n", encoding="utf-8")
-    if given.plot:
-        plot(results, given.plot)
+    results = [result | about for result in compare(options)]
+    if options.json:
+        Path(options.json).write_text(json.dumps(results) + "\n", encoding="utf-8")
+    if options.plot:
+        plot(results, options.plot)
 
 
 if __name__ == "__main__":

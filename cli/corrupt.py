@@ -104,8 +104,8 @@ def write_observations(
         raise click.UsageError("--out: only an .npz says the noise level of each image")
     with usage_errors():
         operator = corruptions.parse(corruption)
-        if out.endswith(".h5") != (operator.kind == "fourier"):
-            wanted = "an .h5 file" if operator.kind == "fourier" else "an .npz file or a folder"
+        if out.endswith(".h5") != operator.measures_kspace:
+            wanted = "an .h5 file" if operator.measures_kspace else "an .npz file or a folder"
             raise click.UsageError(f"--out: observations of '{operator.name}' go to {wanted}, got {out}")
         source = open_source(data)
         if not source.kspace:
@@ -124,8 +124,8 @@ def write_observations(
         parts = [part for part in map(read, batches) if part is not None]  # type: ignore[arg-type]
         return torch.cat(parts).cpu().numpy() if parts else None
 
-    drawn = dataset.draw(torch.arange(1), place)
-    mask = None if drawn is None else together(lambda index: dataset.draw(index, place).mask)  # type: ignore[union-attr]
+    drawn = dataset.operator(torch.arange(1), place).draw
+    mask = None if drawn is None else together(lambda index: dataset.operator(index, place).draw.mask)  # type: ignore[union-attr]
     levels_differ = isinstance(levels.of(torch.arange(1), seed), Tensor)
     sigma = together(lambda index: levels.of(index, seed)) if levels_differ else None  # type: ignore[arg-type, return-value]
     observations = counted(map(observe, batches), count, "corrupt")

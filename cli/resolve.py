@@ -16,15 +16,16 @@ import click
 from rsd_fast import augmentation, corruptions, objectives, presets, processes
 from rsd_fast.build import build_denoiser
 from rsd_fast.config import Distill, Distillation, Monitoring, Network, Observations, Pretrain, RunConfig, Training
+from rsd_fast.config_objective import Objective
 from rsd_fast.convert import CheckpointError
-from rsd_fast.corruptions import BoxMask, Corruption, Fourier
+from rsd_fast.corruptions import Corruption
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.data.array import to_pixels
 from rsd_fast.evaluation.frechet import MAX_FEATURES
 from rsd_fast.evaluation.metrics import needs_features
 from rsd_fast.evaluation.training import refuse_metrics
+from rsd_fast.generator_losses import LOSSES
 from rsd_fast.loading import load, model_file
-from rsd_fast.objectives import Objective
 from rsd_fast.run_dataset import open_observations
 from rsd_fast.runs import Run, RunError
 
@@ -242,8 +243,8 @@ def symmetries(augment: str, corruption: Corruption, shape: tuple[int, int, int]
 
 def refuse_idle(options: Options, objective: str, corruption: Corruption) -> None:
     """ValueError for an option that would change nothing."""
-    conditional = objective in objectives.KINDS
-    if options["delta"] is not None and (not conditional or isinstance(corruption, BoxMask)):
+    conditional = objectives.OBJECTIVES[objective].kind.conditional
+    if options["delta"] is not None and not (conditional and corruption.further_hides_by_share):
         what = "box_mask hides a second box instead" if conditional else f"objective '{objective}' hides nothing"
         raise ValueError(f"delta: {what}")
     if options["masked_loss"] is not None and objective != "ambient":
@@ -272,8 +273,8 @@ def distill_config(options: Options) -> tuple[Distill, bool, ImageArray | None]:
         device = resolve_device(options["device"])
         name = teacher.preset if options["preset"] in (None, "auto") else options["preset"]
         preset = presets.load(name)
-        if options["alpha"] is not None and (options["loss"] or "sid") != "sid":
-            raise ValueError(f"alpha: is of the loss 'sid', not '{options['loss']}'")
+        if options["alpha"] is not None and not LOSSES[options["loss"] or "sid"].uses_alpha:
+            raise ValueError(f"alpha: the loss '{options['loss']}' has none")
         trained = training(preset.distill, options, device, distilling=True)
         source = None
         if options["eval_kimg"] is None:
@@ -410,9 +411,7 @@ def resumed(run: Run, kind: type, options: Options) -> Any:
     if options.get("corruption"):
         with usage_errors():
             parsed, saved = (corruptions.parse(spec) for spec in (options["corruption"], observations.corruption))
-        if isinstance(parsed, Fourier) and isinstance(saved, Fourier) and parsed.coils == 1:
-            parsed = corruptions.parse(parsed.spec.replace("coils=1", f"coils={saved.coils}"))  # the data's, perhaps
-        options["corruption"] = parsed.spec
+        options["corruption"] = saved.spec if parsed.same_as(saved) else parsed.spec
     refuse_other_noise(run, observations, options.pop("sigma_obs", None))
     if options.get("augment"):
         shape = observations.observation_shape

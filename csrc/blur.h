@@ -1,18 +1,27 @@
 // K x and K^T x of a blur; rsd_fast/ops/blur.py has the mathematics.
 #pragma once
+#include "fields.h"
 #include "isa.h"
 #include "linear.h"
 
 namespace rsd {
 
+#define RSD_BLUR_FIELDS(FIELD)                                                                                      \
+  FIELD(const void*, x)        /* [batch, channels, height, width] dtype, contiguous or channels-last */            \
+  FIELD(const double*, kernel) /* [kernel_rows] where separable, else [kernel_rows, kernel_columns]; on the host */ \
+  FIELD(void*, out)            /* as x */                                                                           \
+  FIELD(int64_t, batch)                                                                                             \
+  FIELD(int64_t, channels)                                                                                          \
+  FIELD(int64_t, height)                                                                                            \
+  FIELD(int64_t, width)                                                                                             \
+  FIELD(int, kernel_rows)                                                                                           \
+  FIELD(int, kernel_columns)                                                                                        \
+  FIELD(bool, separable)                                                                                            \
+  FIELD(bool, channels_last)                                                                                        \
+  FIELD(DType, dtype)
+
 struct BlurArgs {
-  const void* x;         // [batch, channels, height, width] dtype, contiguous or channels-last
-  const double* kernel;  // [kernel_rows] where separable, else [kernel_rows, kernel_columns]; on the host
-  void* out;             // as x
-  int64_t batch, channels, height, width;
-  int kernel_rows, kernel_columns;
-  bool separable, channels_last;
-  DType dtype;
+  RSD_FIELDS(RSD_BLUR_FIELDS)
 
   int columns() const { return blur_columns(step_of(channels, channels_last)); }  // of a tile
   int64_t tiles() const { return tiles_of(height, width, columns()); }

@@ -1,23 +1,34 @@
 // weight sum (mask (h - y))^2 and its gradient in F; rsd_fast/ops/denoising_loss.py has the mathematics.
 #pragma once
 #include "elements.h"
+#include "fields.h"
 #include "isa.h"
 #include "mask.h"
 
 namespace rsd {
 
+#define RSD_DENOISING_LOSS_FIELDS(FIELD)                                                                      \
+  FIELD(const void*, F)         /* [batch, inner] raw_dtype */                                                \
+  FIELD(const void*, x_t)       /* [batch, inner] dtype */                                                    \
+  FIELD(const void*, y)         /* [batch, inner] dtype */                                                    \
+  FIELD(const void*, sigma)     /* [batch] dtype, sigma_stride apart */                                       \
+  FIELD(const void*, sigma_obs) /* [batch] dtype, sigma_obs_stride apart */                                   \
+  FIELD(const void*, grad)      /* [batch] dtype, grad_stride apart; backward only */                         \
+  FIELD(void*, partial)         /* [batch, chunks_of(inner)] dtype, sums over chunks; forward on CUDA only */ \
+  FIELD(void*, loss)            /* [batch] dtype; forward only */                                             \
+  FIELD(void*, grad_F)          /* [batch, inner] raw_dtype; backward only */                                 \
+  FIELD(MaskArgs, mask)                                                                                       \
+  FIELD(int64_t, batch)                                                                                       \
+  FIELD(int64_t, inner)                                                                                       \
+  FIELD(int64_t, sigma_stride)                                                                                \
+  FIELD(int64_t, sigma_obs_stride)                                                                            \
+  FIELD(int64_t, grad_stride)                                                                                 \
+  FIELD(double, sigma_data)                                                                                   \
+  FIELD(DType, raw_dtype)                                                                                     \
+  FIELD(DType, dtype)
+
 struct DenoisingLossArgs {
-  const void* F;                  // [batch, inner] raw_dtype
-  const void *x_t, *y;            // [batch, inner] dtype
-  const void *sigma, *sigma_obs;  // [batch] dtype, their strides apart
-  const void* grad;               // [batch] dtype, grad_stride apart; backward alone
-  void* partial;                  // [batch, chunks_of(inner)] dtype, sums over chunks; forward on CUDA alone
-  void* loss;                     // [batch] dtype; forward alone
-  void* grad_F;                   // [batch, inner] raw_dtype; backward alone
-  MaskArgs mask;
-  int64_t batch, inner, sigma_stride, sigma_obs_stride, grad_stride;
-  double sigma_data;
-  DType raw_dtype, dtype;
+  RSD_FIELDS(RSD_DENOISING_LOSS_FIELDS)
 
   // A sample is one thread's, forward and backward: its sum has one order.
   int64_t work() const { return batch; }

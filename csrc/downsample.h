@@ -1,18 +1,25 @@
 // Means over blocks of pixels, and their transpose; rsd_fast/ops/downsample.py has the mathematics.
 #pragma once
+#include "fields.h"
 #include "isa.h"
 #include "linear.h"
 
 namespace rsd {
 
 // h = blocks_of(height, factor), w = blocks_of(width, factor); every tensor is contiguous or channels-last.
+#define RSD_DOWNSAMPLE_FIELDS(FIELD)                                                                          \
+  FIELD(const void*, x) /* [batch, channels, height, width] dtype; for the adjoint [batch, channels, h, w] */ \
+  FIELD(void*, out)     /* [batch, channels, h, w] dtype; for the adjoint [batch, channels, height, width] */ \
+  FIELD(int64_t, batch)                                                                                       \
+  FIELD(int64_t, channels)                                                                                    \
+  FIELD(int64_t, height)                                                                                      \
+  FIELD(int64_t, width)                                                                                       \
+  FIELD(int, factor)                                                                                          \
+  FIELD(bool, channels_last)                                                                                  \
+  FIELD(DType, dtype)
+
 struct DownsampleArgs {
-  const void* x;  // [batch, channels, height, width] dtype; of the adjoint [batch, channels, h, w]
-  void* out;      // [batch, channels, h, w] dtype; of the adjoint [batch, channels, height, width]
-  int64_t batch, channels, height, width;
-  int factor;
-  bool channels_last;
-  DType dtype;
+  RSD_FIELDS(RSD_DOWNSAMPLE_FIELDS)
 
   int columns() const { return downsample_columns(factor, step_of(channels, channels_last)); }  // of a tile
   int64_t tiles() const { return tiles_of(blocks_of(height, factor), blocks_of(width, factor), columns()); }

@@ -221,7 +221,7 @@ void backward(const GroupNormSiluArgs& a, const Unit& u) {
     return dy * (e * r * (1 + z * r));
   };
 
-  // Where dx is wanted, its memory keeps dz from here to there, in T: rounded, as between separate operations.
+  // Where dx is asked for, its memory keeps dz from here to there, in T: rounded, as between separate operations.
   const auto add_up_dz = [&](auto keep) {
     for_tiles(a, u, [&](const Tile& t) {
       alignas(64) Lanes<A> centre, slope, constant;

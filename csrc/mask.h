@@ -1,15 +1,22 @@
 // A mask that broadcasts against [batch, inner] images: strides over sample, channel and pixel, 0 where it repeats.
 #pragma once
 #include "dtype.h"
+#include "fields.h"
 
 namespace rsd {
 
+#define RSD_MASK_FIELDS(FIELD)                                                           \
+  FIELD(const void*, data) /* dtype, uint8 or that of the images; null: there is none */ \
+  FIELD(int64_t, batch_stride)                                                           \
+  FIELD(int64_t, channel_stride)                                                         \
+  FIELD(int64_t, pixel_stride)                                                           \
+  FIELD(int64_t, channels) /* inner = channels * pixels */                               \
+  FIELD(int64_t, pixels)                                                                 \
+  FIELD(DType, dtype)                                                                    \
+  FIELD(bool, channels_last) /* which of the two is innermost in the images */
+
 struct MaskArgs {
-  const void* data;  // dtype, uint8 or that of the images; null: there is none
-  int64_t batch_stride, channel_stride, pixel_stride;
-  int64_t channels, pixels;  // inner = channels * pixels
-  DType dtype;
-  bool channels_last;  // which of the two is innermost in the images
+  RSD_FIELDS(RSD_MASK_FIELDS)
 
   RSD_HD_MEMBER int64_t offset(int64_t b, int64_t element) const {
     const int64_t c = channels_last ? element % channels : element / pixels;

@@ -1,18 +1,25 @@
 // dy = dx_t + c_in dnet_input; rsd_fast/ops/perturb.py has the mathematics.
 #pragma once
 #include "elements.h"
+#include "fields.h"
 #include "isa.h"
 
 namespace rsd {
 
+#define RSD_PERTURB_BACKWARD_FIELDS(FIELD)                                   \
+  FIELD(const void*, grad_x_t)       /* [batch, inner] dtype */              \
+  FIELD(const void*, grad_net_input) /* [batch, inner] raw_dtype */          \
+  FIELD(const void*, sigma)          /* [batch] dtype, sigma_stride apart */ \
+  FIELD(void*, grad_y)               /* [batch, inner] dtype */              \
+  FIELD(int64_t, batch)                                                      \
+  FIELD(int64_t, inner)                                                      \
+  FIELD(int64_t, sigma_stride)                                               \
+  FIELD(double, sigma_data)                                                  \
+  FIELD(DType, raw_dtype)                                                    \
+  FIELD(DType, dtype)
+
 struct PerturbBackwardArgs {
-  const void* grad_x_t;        // [batch, inner] dtype
-  const void* grad_net_input;  // [batch, inner] raw_dtype
-  const void* sigma;           // [batch] dtype, sigma_stride apart
-  void* grad_y;                // [batch, inner] dtype
-  int64_t batch, inner, sigma_stride;
-  double sigma_data;
-  DType raw_dtype, dtype;
+  RSD_FIELDS(RSD_PERTURB_BACKWARD_FIELDS)
 
   int64_t work() const { return batch * chunks_of(inner); }
   int64_t grain() const { return 4; }

@@ -21,6 +21,7 @@ enum Stream : uint32_t {
   LATENT = 5,
   LABEL = 6,
   AUGMENTATION = 7,
+  CONSISTENCY = 8,
 };
 
 struct Words {

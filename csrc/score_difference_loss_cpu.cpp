@@ -37,8 +37,8 @@ void score_difference_loss_backward(const ScoreDifferenceLossArgs& a, int64_t be
   with_types(a.raw_dtype, a.dtype, [&](auto raw, auto image) {
     using T = decltype(raw);
     using A = decltype(image);
-    alignas(64) A mask[kBlock], unwanted[2][kBlock];
-    alignas(64) T unwanted_raw[2][kBlock];
+    alignas(64) A mask[kBlock], spare[2][kBlock];
+    alignas(64) T spare_raw[2][kBlock];
     for (int64_t i = 0; i < kBlock; ++i) mask[i] = 1;
     for (int64_t b = begin; b < end; ++b) {
       const ScoreDifferenceLoss<A> of = score_difference_loss_of<A>(a, b);
@@ -49,11 +49,11 @@ void score_difference_loss_backward(const ScoreDifferenceLossArgs& a, int64_t be
         const T* __restrict F_fake = static_cast<const T*>(a.F_fake) + at;
         const A* __restrict u_t = static_cast<const A*>(a.u_t) + at;
         const A* __restrict u = static_cast<const A*>(a.u) + at;
-        // One loop whatever is wanted: what is not goes to a block that stays in the cache.
-        T* __restrict grad_F_teacher = a.grad_F_teacher ? static_cast<T*>(a.grad_F_teacher) + at : unwanted_raw[0];
-        T* __restrict grad_F_fake = a.grad_F_fake ? static_cast<T*>(a.grad_F_fake) + at : unwanted_raw[1];
-        A* __restrict grad_u_t = a.grad_u_t ? static_cast<A*>(a.grad_u_t) + at : unwanted[0];
-        A* __restrict grad_u = a.grad_u ? static_cast<A*>(a.grad_u) + at : unwanted[1];
+        // One loop whatever is asked for: what is not goes to a block that stays in the cache.
+        T* __restrict grad_F_teacher = a.grad_F_teacher ? static_cast<T*>(a.grad_F_teacher) + at : spare_raw[0];
+        T* __restrict grad_F_fake = a.grad_F_fake ? static_cast<T*>(a.grad_F_fake) + at : spare_raw[1];
+        A* __restrict grad_u_t = a.grad_u_t ? static_cast<A*>(a.grad_u_t) + at : spare[0];
+        A* __restrict grad_u = a.grad_u ? static_cast<A*>(a.grad_u) + at : spare[1];
         if (a.mask.data != nullptr) load_mask(mask, a.mask, b, first, n);
         RSD_NO_ALIAS  // of so many pointers compilers compare no pairs
         for (int64_t i = 0; i < n; ++i) {

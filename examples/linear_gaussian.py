@@ -43,17 +43,17 @@ class Problem:
 
     @property
     def covariance(self) -> Tensor:
-        """Of the clean x, [d, d]: the truth to recover."""
+        """Cov(x), [d, d], of the clean data: the truth to recover."""
         return self.U * self.eigenvalues @ self.U.T
 
     @property
     def observed_covariance(self) -> Tensor:
-        """Of y, [d, d], where nothing is hidden."""
+        """Cov(y), [d, d], where nothing is hidden."""
         return self.A @ self.covariance @ self.A.T + self.sigma_obs**2 * torch.eye(len(self.A), dtype=self.A.dtype)
 
     @property
     def teacher_covariance(self) -> Tensor:
-        """Of A x, [d, d], found from the observations alone."""
+        """Cov(A x), [d, d], as it follows from only the observations."""
         return self.observed_covariance - self.sigma_obs**2 * torch.eye(len(self.A), dtype=self.A.dtype)
 
 
@@ -80,7 +80,7 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 
 def random_start(problem: Problem, variance: float = 32.0, seed: int = 0) -> Tensor:
-    """W [d, d] of independent normals: E[W W^T] = variance I, in every direction far above the data's."""
+    """W [d, d] of independent normals: E[W W^T] = variance I, which is far above the data's in every direction."""
     return (variance / len(problem.A)) ** 0.5 * normal(*problem.A.shape, seed=seed + 1)
 
 
@@ -122,7 +122,7 @@ def generator_loss(
 
 
 def principal_angles(W: Tensor, U: Tensor) -> Tensor:
-    """Degrees [r], falling, between the first r left singular vectors of W and the columns of U."""
+    """Angles [r] in degrees, falling, between the first r left singular vectors of W and the columns of U."""
     V = torch.linalg.svd(W).U[:, : U.shape[1]]
     return torch.linalg.svdvals(V - U @ (U.T @ V)).clamp(max=1).asin().rad2deg()  # by sines: right when tiny
 
@@ -174,7 +174,7 @@ def train(
     seed: int = 0,
     every: int = 20,
 ) -> Run:
-    """Adam on W from the start given, its rate falling linearly to 0."""
+    """Train by Adam from the start W [d, d]; the learning rate falls linearly to 0."""
     W = W.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([W], lr=lr, betas=(0.0, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)

@@ -21,7 +21,7 @@ def denoise_kernel(D, F, x_t, sigma, inner, tiles, SIGMA_DATA: tl.constexpr, BLO
 
 @triton.jit
 def denoise_backward_kernel(grad, dF, dx_t, sigma, inner, tiles, SIGMA_DATA: tl.constexpr, BLOCK: tl.constexpr):
-    # grad, dF, dx_t: [batch, inner]; dF and dx_t None where not wanted
+    # grad, dF, dx_t: [batch, inner]; dF and dx_t None where not needed
     b, at, here = tile_of(inner, tiles, BLOCK)
     level = load_level(sigma, b)
     c_skip, c_out, _, _ = edm(level, SIGMA_DATA)

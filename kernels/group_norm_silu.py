@@ -107,7 +107,7 @@ def gradient_of_z(grad, x, at, there, centre, slope, constant, SILU: tl.constexp
 @triton.jit
 def group_norm_silu_backward_kernel(
     grad, x, gain, offset, mean, rstd, dx, sums, channels, pixels, groups, gain_stride, offset_stride,
-    pixel_stride, channel_stride, SILU: tl.constexpr, WANTED: tl.constexpr, HERE_GROUPS: tl.constexpr,
+    pixel_stride, channel_stride, SILU: tl.constexpr, WITH_DX: tl.constexpr, HERE_GROUPS: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr, A: tl.constexpr,
 ):  # fmt: skip
     # grad, x, dx: [batch, channels, pixels] of these strides; sums: [batch, 2, channels] A
@@ -135,7 +135,7 @@ def group_norm_silu_backward_kernel(
     to = sums + sample * 2 * channels + channel
     tl.store(to, S0, inside)
     tl.store(to + channels, S1, inside)
-    if WANTED:
+    if WITH_DX:
         count = tl.cast(per_group, A) * pixels
         pull0 = r * group_sum(factor * S0, lane, per_group, HERE_GROUPS == 1) / count
         pull1 = r * r * group_sum(factor * S1, lane, per_group, HERE_GROUPS == 1) / count
@@ -173,14 +173,14 @@ def backward(
     sums: Tensor,
     silu: bool,
 ) -> None:
-    """Fill dx, where given, and sums [B, 2, C]; the rest as in `forward`, grad and dx in x's layout."""
+    """Fill dx, unless it is None, and sums [B, 2, C]; the rest as in `forward`, grad and dx in x's layout."""
     if len(x) == 0:
         return
     grid, sizes, blocks = _launch(x, gain, offset, mean)
     target = x if dx is None else dx
     with torch.cuda.device_of(x):
         group_norm_silu_backward_kernel[grid](
-            grad, x, gain, offset, mean, rstd, target, sums, *sizes, SILU=silu, WANTED=dx is not None, **blocks
+            grad, x, gain, offset, mean, rstd, target, sums, *sizes, SILU=silu, WITH_DX=dx is not None, **blocks
         )
 
 

@@ -11,6 +11,7 @@ A Philox block gives four numbers that follow each other in C order. A tile of 4
 """
 
 import math
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -40,11 +41,11 @@ def blocks_of(first, pixels, CHANNELS: tl.constexpr, SHARED: tl.constexpr, WAY: 
         return element // 4, element % 4
     elif WAY == GATHERED:
         pixel = local // CHANNELS
-        found = 4 * (pixel // 4 * CHANNELS + local % CHANNELS) + pixel % 4
+        place = 4 * (pixel // 4 * CHANNELS + local % CHANNELS) + pixel % 4
         block = first // (4 * CHANNELS) + j // CHANNELS
         if not SHARED:
             block += j % CHANNELS * (pixels // 4)
-        return block, found % (4 * BLOCK)
+        return block, place % (4 * BLOCK)
     else:
         block = first // 4 + j
         if SHARED:
@@ -53,12 +54,12 @@ def blocks_of(first, pixels, CHANNELS: tl.constexpr, SHARED: tl.constexpr, WAY: 
 
 
 @triton.jit
-def spread(x0, x1, x2, x3, found, WAY: tl.constexpr):
+def spread(x0, x1, x2, x3, place, WAY: tl.constexpr):
     """The numbers of `blocks_of`, four of each block, in the tile's memory order."""
     if WAY == EACH:
-        return tl.where(found < 2, tl.where(found == 0, x0, x1), tl.where(found == 2, x2, x3))
+        return tl.where(place < 2, tl.where(place == 0, x0, x1), tl.where(place == 2, x2, x3))
     elif WAY == GATHERED:
-        return tl.gather(interleave4(x0, x1, x2, x3), found, 0)
+        return tl.gather(interleave4(x0, x1, x2, x3), place, 0)
     else:
         return interleave4(x0, x1, x2, x3)
 
@@ -67,10 +68,10 @@ def spread(x0, x1, x2, x3, found, WAY: tl.constexpr):
 def noise_of(
     first, pixels, sample, step, key0, key1, STREAM, CHANNELS: tl.constexpr, WAY: tl.constexpr, BLOCK: tl.constexpr
 ):
-    block, found = blocks_of(first, pixels, CHANNELS, False, WAY, BLOCK)
+    block, place = blocks_of(first, pixels, CHANNELS, False, WAY, BLOCK)
     w0, w1, w2, w3 = words_at(block, sample, step, STREAM, key0, key1)
     n0, n1, n2, n3 = normals(w0, w1, w2, w3)
-    return spread(n0, n1, n2, n3, found, WAY)
+    return spread(n0, n1, n2, n3, place, WAY)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -130,9 +131,9 @@ def observe_perturb_kernel(
         )
         value += known * noise
         if MASK != "":
-            block, found = blocks_of(first, pixels, CHANNELS, MASK == "shared", MASK_WAY, BLOCK)
+            block, place = blocks_of(first, pixels, CHANNELS, MASK == "shared", MASK_WAY, BLOCK)
             w0, w1, w2, w3 = words_at(block, sample_of, 0, OBSERVATION_MASK, observation_key0, observation_key1)
-            word = spread(w0, w1, w2, w3, found, MASK_WAY)
+            word = spread(w0, w1, w2, w3, place, MASK_WAY)
             value = tl.where(word.to(tl.int64) >= threshold, value, 0.0)
         tl.store(y + at, value, here)
     if x_t is not None:
@@ -182,20 +183,18 @@ def perturb_backward_kernel(
 
 def observe_perturb(
     images: Tensor,
-    y: Tensor | None,
-    x_t: Tensor | None,
-    net_input: Tensor | None,
+    outputs: tuple[Tensor | None, Tensor | None, Tensor | None],
     sigma_obs: Tensor,
     observation: tuple[int, Tensor, Tensor] | None,
     mask: tuple[int, bool] | None,
-    perturbation: tuple[int, Tensor, Tensor, Tensor, float] | None,
+    perturbation: Any,
     channels_last: bool,
 ) -> None:
-    """Fill y, x_t and net_input, all [B, ...] of one memory order, from images of that order.
+    """Fill the outputs y, x_t and net_input, all [B, ...] of one memory order, from images of that order.
 
     observation: (seed, index, step), None where images are observations already, and so y is None.
     mask: (threshold, shared), pixels being kept where their word reaches the threshold, or None.
-    perturbation: (seed, sample, step, sigma, sigma_data), None where x_t and net_input are.
+    perturbation: (sigma, (seed, sample, step), options), with options.sigma_data, None where x_t and net_input are.
     """
     channels, pixels = (images.shape[1] if images.ndim > 1 else 1), math.prod(images.shape[2:])
     threshold, shared = mask or (0, False)
@@ -209,7 +208,7 @@ def observe_perturb(
     inner, _, _ = cut(images, tile)
     tiles = triton.cdiv(inner, tile)
     seed, index, observation_step = observation or (0, None, None)
-    noise_seed, sample, step, sigma, sigma_data = perturbation or (0, None, None, None, 1.0)
+    sigma, (noise_seed, sample, step), options = perturbation or (None, (0, None, None), None)
     index, observation_step, sigma, sample, step = (
         None if value is None else strided(value) for value in (index, observation_step, sigma, sample, step)
     )
@@ -217,9 +216,7 @@ def observe_perturb(
         observe_perturb_kernel,
         len(images) * tiles,
         images,
-        y,
-        x_t,
-        net_input,
+        *outputs,
         strided(sigma_obs),
         index,
         observation_step,
@@ -232,7 +229,7 @@ def observe_perturb(
         inner,
         pixels,
         tiles,
-        SIGMA_DATA=sigma_data,
+        SIGMA_DATA=1.0 if options is None else options.sigma_data,
         MASK="" if mask is None else "shared" if shared else "each",
         CHANNELS=channels if channels_last else 0,
         WAY=way,

@@ -110,7 +110,7 @@ def score_difference_loss_backward_kernel(
     CHANNELS_LAST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # grad, weight: as levels; images and their gradients: [batch, inner], a gradient None where it is not wanted
+    # grad, weight: as levels; images and their gradients: [batch, inner], a gradient None where it is not needed
     b, at, here = tile_of(inner, tiles, BLOCK)
     c_skip, c_out, _, _ = edm(load_level(sigma, b), SIGMA_DATA)
     scale = load_level(grad, b) * load_level(weight, b)

@@ -2,25 +2,19 @@
 
 import torch
 
-from . import corruptions, networks
-from .config import Network, Observations, RunConfig
-from .corruptions import Fourier
+from . import corruptions, networks, objectives
+from .config import Network, RunConfig
+from .corruptions import Corruption
 from .networks import Denoiser
 
 
-def _hidden(observations: Observations) -> str:
-    """What a network may not see of its images: `networks.Denoiser`."""
-    with torch.device("cpu"):  # where a network is built on another, the operator's kernel need not be there
-        corruption = corruptions.parse(observations.corruption)
-    if not isinstance(corruption, Fourier):
-        return "pixels"
-    return "columns" if corruption.coils == 1 and not corruption.real else "all"  # where A* A is a projection
+def build_denoiser(config: RunConfig, corruption: Corruption | None = None) -> Denoiser:
+    """A network with fresh weights, of the shapes and settings of a run. Raises ValueError on what does not fit.
 
-
-def build_denoiser(config: RunConfig) -> Denoiser:
-    """A network with fresh weights, of the shapes and settings of a run. Raises ValueError on what does not fit."""
+    corruption: the operator of the run, where its SPEC does not say all.
+    """
     observations = config.observations
-    channels, masked = observations.image_shape[0], config.objective.conditional
+    channels, conditional = observations.image_shape[0], objectives.create(config.objective).conditional
     _, height, width = observations.observation_shape
     levels = len(config.network.channel_mult)
     if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
@@ -29,13 +23,16 @@ def build_denoiser(config: RunConfig) -> Denoiser:
             f"{levels} levels needs; pad or crop them, or give channel_mult fewer entries"
         )
     hidden = "pixels"
-    if masked:
-        hidden = "sigma" if config.network.hidden_noise == "sigma" else _hidden(observations)
+    if conditional and config.network.hidden_noise == "sigma":
+        hidden = "sigma"
+    elif conditional:
+        with torch.device("cpu"):  # where a network is built on another, the operator's kernel need not be there
+            hidden = (corruption or corruptions.parse(observations.corruption)).hidden
     return build_network(
         config.network,
         (channels, height, width),
         label_dim=observations.label_dim,
-        condition_channels=channels if masked else 0,
+        condition_channels=channels if conditional else 0,
         hidden=hidden,
     )
 

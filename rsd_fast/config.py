@@ -11,7 +11,9 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .objectives import Objective
+from .config_objective import Objective
+from .errors import FieldError
+from .generator_losses import LOSSES
 
 FORMAT = 1  # of config.json and of the checkpoints' metadata
 HIDDEN_NOISE = ("infinite", "sigma")
@@ -210,8 +212,7 @@ class Distillation:
     concurrent_scores: bool = False  # teacher and fake score on two streams of a CUDA device
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"unknown loss '{self.loss}'; known: {', '.join(LOSSES)}")
+        _ = LOSSES[self.loss]  # for its error
         if not 0 < self.tmax <= 1000:
             raise ValueError(f"tmax: expected 0 < tmax <= 1000, got {self.tmax}")
         for name in ("sigma_init", "sigma_min", "rho", "fake_lr", "generator_loss_scale"):
@@ -221,9 +222,6 @@ class Distillation:
             raise ValueError(f"fake_beta1: expected 0 <= fake_beta1 < 1, got {self.fake_beta1}")
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"sigma_max: expected more than sigma_min ({self.sigma_min}), got {self.sigma_max}")
-
-
-LOSSES = ("sid", "dmd", "sds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +240,8 @@ class Distill:
 
     def __post_init__(self) -> None:
         for name in ("reuse_batch", "concurrent_scores"):
-            if getattr(self.distillation, name) and self.distillation.loss == "sds":
-                raise ValueError(f"{name}: loss 'sds' has no fake score")
+            if getattr(self.distillation, name) and not LOSSES[self.distillation.loss].needs_fake_score:
+                raise FieldError(name, f"loss '{self.distillation.loss}' has no fake score")
         if self.distillation.reuse_batch and self.training.micro_batch not in (None, self.training.batch):
             raise ValueError(
                 "reuse_batch: keeps the generator's whole batch from one phase to the next; no micro_batch"

@@ -11,9 +11,9 @@ from torch import Tensor
 def capture(function: Callable[[], Any], pool: Any = None) -> Callable[[], Any]:
     """A replay of function(), which must neither read a value on the host nor launch anything that depends on one.
 
-    The function itself is not run; the replay returns what it returned when it was recorded, whose tensors every
-    replay overwrites. pool: `torch.cuda.graph_pool_handle()`, memory that graphs share which are replayed in the order
-    of their capture.
+    The function is recorded, and not run. The replay returns what the function returned when it was recorded, and
+    every replay overwrites the tensors in that. pool: a `torch.cuda.graph_pool_handle()`, the memory that graphs share
+    which are replayed in the order of their capture.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
@@ -28,7 +28,7 @@ def capture(function: Callable[[], Any], pool: Any = None) -> Callable[[], Any]:
 
 @contextlib.contextmanager
 def on_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """What is queued within runs on another stream, after all that was queued here before, and before what is after."""
+    """Queue what is within on `stream`: it runs after what was queued here before, and before what is queued after."""
     if stream is None:
         yield
         return
@@ -41,9 +41,9 @@ def on_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
 class Graphed:
     """function(*tensors) in a CUDA graph for each signature (shapes, strides, dtypes, devices) of its arguments.
 
-    What it returns is overwritten by the next call. warmup: how often it is run, on another stream, before it is
-    recorded: what it allocates once, and chooses by trying, is then done. 0 for a function that changes anything but
-    what it returns, which its owner has to warm up. capture: takes the place of `capture` in tests.
+    The next call overwrites what it returns. warmup: how often the function is run, on another stream, before it is
+    recorded, so that what it allocates once, and chooses by trying, is done by then; 0 for a function that changes
+    anything but what it returns, which its owner has to warm up. capture: takes the place of `capture` in tests.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Graphed:
         if signature not in self.recorded:
             self.recorded[signature] = self.record(arguments)
         inputs, replay = self.recorded[signature]
-        for kept, given in zip(inputs, arguments, strict=True):
-            kept.copy_(given, non_blocking=True)
+        for kept, argument in zip(inputs, arguments, strict=True):
+            kept.copy_(argument, non_blocking=True)
         return replay()
 
     def record(self, arguments: tuple[Tensor, ...]) -> tuple[list[Tensor], Callable[[], Any]]:
         inputs = [torch.empty_like(t) for t in arguments]
-        for kept, given in zip(inputs, arguments, strict=True):
-            kept.copy_(given)
+        for kept, argument in zip(inputs, arguments, strict=True):
+            kept.copy_(argument)
         if self.warmup:
             with on_stream(torch.cuda.Stream() if torch.cuda.is_available() else None):
                 for _ in range(self.warmup):

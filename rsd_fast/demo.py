@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from . import corruptions, files, pictures, presets, sampling, train
-from .config import Distill, Distillation, Monitoring, Network, Observations, Pretrain, Training
+from .config import Distill, Distillation, Monitoring, Network, Objective, Observations, Pretrain, Training
 from .data import ImageArray, ObservedDataset, open_source
 from .evaluation import Evaluator, ImageSet
 from .generator import latents
 from .loading import model_file
-from .objectives import Objective
 from .reporting import write_report
 from .runs import Run
 from .sampler import Sampler

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from . import files, ops
-from .corruptions import Draw
 from .generator import Generator
 from .loading import load_generator
-from .methods.distill import generate
+from .methods.distill import WHOLE, generate
 from .networks import one_hot
 from .runs import RunError, refuse_existing
 
@@ -37,10 +36,9 @@ class Exportable(nn.Module):
         self.generator = [generator]  # in a list: no submodule
 
     def forward(self, latents: Tensor, labels: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        generator, view = self.generator[0], None
+        generator, view = self.generator[0], WHOLE
         if mask is not None:
-            assert generator.corruption is not None
-            view = generator.corruption.view(Draw(mask=mask), generator.image_shape)
+            view = generator.view_of_mask(mask)
         return generate(self.denoiser, latents, generator.sigma_init, labels, view)
 
 
@@ -52,8 +50,9 @@ def example_inputs(generator: Generator, batch: int = 2, seed: int = 0) -> dict[
         labels = one_hot(index % generator.label_dim, generator.label_dim)
         assert labels is not None
         inputs["labels"] = labels
-    if generator.corruption is not None:  # it sees its latents through a mask
-        inputs["mask"] = generator.latent_mask(index, seed).float()
+    kept = generator.view(index, seed).kept
+    if kept is not None:
+        inputs["mask"] = kept.float()
     return inputs
 
 

@@ -3,44 +3,48 @@
 import torch
 from torch import Tensor, nn
 
-from . import ops
+from . import objectives, ops
 from .config import Distill
-from .corruptions import DrawnCorruption, View
+from .corruptions import Corruption, Draw, Identity, View
 from .methods.base import corruption_of
-from .methods.distill import generate, latent_view
+from .methods.distill import WHOLE, generate
 from .networks import Denoiser, one_hot
+from .ops import Key
 
 
 class Generator(nn.Module):
     """A one-step generator: images = D(sigma_init z, sigma_init) of latents z ~ N(0, I).
 
-    image_shape is [C, H, W]; label_dim the number of classes, 0 for none; config the run's.
+    image_shape is [C, H, W]; label_dim the number of classes, 0 for none; config the run's. corruption: the operator of
+    the run, where its SPEC does not say all.
     """
 
-    def __init__(self, denoiser: Denoiser, config: Distill):
+    def __init__(self, denoiser: Denoiser, config: Distill, corruption: Corruption | None = None):
         super().__init__()
         self.denoiser = denoiser
         self.config = config
         self.sigma_init = config.distillation.sigma_init
         self.image_shape = config.observations.image_shape
         self.label_dim = denoiser.label_dim
-        self.corruption = corruption_of(config.observations, denoiser) if config.objective.conditional else None
+        self.objective = objectives.create(config.objective)
+        self.corruption: Corruption = Identity()  # a generator that sees all of its latents needs no other
+        if self.objective.conditional:
+            self.corruption = corruption_of(config.observations, denoiser, corruption)
 
-    def forward(self, latents: Tensor, labels: Tensor | None = None, view: View | None = None) -> Tensor:
+    def forward(self, latents: Tensor, labels: Tensor | None = None, view: View = WHOLE) -> Tensor:
         """latents [B, C, H, W], labels [B, label_dim] one-hot or None -> images [B, C, H, W], about [-1, 1].
 
-        view: what a generator from masked images or k-space sees of its latents, by `view`; None: all.
+        view: what a generator from masked images or k-space sees of its latents, by `view`; by default all.
         """
         return generate(self.denoiser, latents, self.sigma_init, labels, view)
 
-    def view(self, index: Tensor, seed: int) -> View | None:
-        """As in training, drawn for the samples number `index` [B] of `seed`; None for a generator that sees all."""
-        return latent_view(self.config, self.corruption, index, seed)
+    def view(self, index: Tensor, seed: int) -> View:
+        """What it sees of the latents number `index` [B] of `seed`, as in training."""
+        return self.objective.latent_view(self.corruption, self.image_shape, Key(seed, index))
 
-    def latent_mask(self, index: Tensor, seed: int) -> Tensor:
-        """What of the latents that view leaves: the mask [B, ...] of a generator from masked images or k-space."""
-        assert isinstance(self.corruption, DrawnCorruption)
-        return self.corruption.latent_draw(self.image_shape, index, seed, self.config.objective.delta).mask
+    def view_of_mask(self, mask: Tensor) -> View:
+        """The view that leaves of the latents what `View.kept` of `view` says."""
+        return self.corruption.view(Draw(mask=mask), self.image_shape)
 
     @torch.no_grad()
     def sample(self, num: int, seed: int = 0, *, labels: Tensor | None = None, batch: int = 256) -> Tensor:

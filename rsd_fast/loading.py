@@ -11,7 +11,7 @@ from .build import build_denoiser
 from .config import Distill, Pretrain, RunConfig
 from .generator import Generator
 from .hub import fetch, means_id
-from .networks import Denoiser
+from .networks import Denoiser, place
 from .runs import POINTERS, Run, RunError, load_into, load_model, read_record
 
 
@@ -38,14 +38,14 @@ def load_denoiser(path: str | os.PathLike, device: str | torch.device = "cpu") -
 
 class Loaded(NamedTuple):
     network: Denoiser  # averaged weights, frozen
-    config: RunConfig  # of its run
-    kimg: float  # thousand images it was trained on
+    config: RunConfig  # the settings of its run
+    kimg: float  # thousand images that it was trained on
 
 
 def load(path: str | os.PathLike, device: str | torch.device = "cpu", *, trusted: bool = False) -> Loaded:
     """The product of a run of either kind. Arguments and errors as load_generator.
 
-    An operator in a module of one's own is imported for runs alone, and for files that are `trusted`.
+    An operator in a module of one's own is imported only for runs, and for files that are `trusted`.
     """
     file = model_file(path)
     tensors, metadata = load_model(file)
@@ -59,12 +59,14 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu", *, trusted
         raise RunError(f"{file}: {error}") from None
     denoiser.hold_banks(tensors)
     load_into(denoiser, tensors, file, assign=True)
-    denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Loaded(denoiser.eval().requires_grad_(False), config, kimg)
+    return Loaded(place(denoiser, device).eval().requires_grad_(False), config, kimg)
 
 
 def refuse_foreign(config: RunConfig) -> None:
-    """ValueError for an operator that is none, or is in a module that is not imported: a file must not choose that."""
+    """Raise ValueError for a SPEC that names no operator, or one in a module that is not imported yet.
+
+    A file must not choose what is imported.
+    """
     try:
         with corruptions.without_imports():
             corruptions.parse(config.observations.corruption)
@@ -73,8 +75,11 @@ def refuse_foreign(config: RunConfig) -> None:
 
 
 def model_file(path: str | os.PathLike) -> Path:
-    """The model.safetensors that `path` means: a file of that kind, a checkpoint's folder, RUN, which means its newest
-    checkpoint, RUN/best, or a name on the hub. Raises RunError."""
+    """The model.safetensors that `path` means.
+
+    path: such a file, a checkpoint's folder, RUN, which means its newest checkpoint, RUN/best, or a model's id on the
+    hub. Raises RunError.
+    """
     name, path = path, Path(path)
     if path.is_file() and path.name in POINTERS:
         return Run(path.parent).named(path.name) / "model.safetensors"

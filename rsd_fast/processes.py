@@ -1,4 +1,4 @@
-"""Several processes, as `torchrun` starts them: who am I, sum over all, leave."""
+"""Several processes, as `torchrun` starts them: their numbers, their shares of the work, what they tell each other."""
 
 import contextlib
 import math
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from rsd_fast.errors import FieldError
 
 
 def world_size() -> int:
@@ -19,18 +21,17 @@ def rank() -> int:
 
 
 def share(batch: int, micro_batch: int | str | None) -> int:
-    """Images of a batch that fall to each process. Raises ValueError where processes or micro-batches do not fit."""
+    """Images of a batch that fall to each process. Raises FieldError where processes or micro-batches do not fit."""
     parts = micro_batch if isinstance(micro_batch, int) else 1
     if batch % (world_size() * parts):
-        raise ValueError(f"batch: {batch} is not divisible by {world_size()} processes x micro-batch {parts}")
+        raise FieldError("batch", f"{batch} is not divisible by {world_size()} processes x micro-batch {parts}")
     return batch // world_size()
 
 
 def shares(num: int, batch: int, first: int = 0) -> Iterator[range]:
     """This process's part of each batch of things number `first` .. num - 1, at most `batch` of them in every process.
 
-    Parts are equal in all processes, as gathering needs, and may go beyond num: what `gather` makes of them is to be
-    cut there.
+    Parts are equal in all processes, as gathering needs, and may go beyond num: cut what `gather` makes of them there.
     """
     while first < num:
         part = min(batch, math.ceil((num - first) / world_size()))
@@ -48,7 +49,7 @@ def local_device(device: str) -> torch.device:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """The default process group, where there are several processes."""
+    """Within, there is the default process group, where there are several processes."""
     if world_size() == 1:
         yield
         return
@@ -85,8 +86,17 @@ def least(number: int | bool) -> int:
     return int(reduce(torch.tensor(int(number)), "min"))
 
 
+def broadcast(flag: bool) -> bool:
+    """What the first process says, in every process."""
+    if world_size() == 1:
+        return flag
+    answer = _sendable(torch.tensor(int(flag)))
+    dist.broadcast(answer, src=0)
+    return bool(answer)
+
+
 def _sendable(values: Tensor) -> Tensor:
-    """On a device from which the group's backend sends."""
+    """The values on a device from which the group's backend sends."""
     return values.cuda() if dist.get_backend() == "nccl" else values
 
 

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from . import processes
+from . import objectives, processes
 from .config import Distill
+from .corruptions import Corruption, Identity, View
 from .cuda_graphs import Graphed
 from .generator import latents
 from .loading import load, model_file
-from .methods.base import corruption_of, sample_teacher
-from .methods.distill import generate, latent_view
+from .methods import Teacher, generate
+from .methods.base import corruption_of
 from .networks import cast_weights, compile_network, set_precision
+from .ops import Key
 
 
 class Sampler:
@@ -37,6 +39,7 @@ class Sampler:
         precision: str = "fp32",
         compile: bool = False,
         cuda_graphs: bool = False,
+        corruption: Corruption | None = None,
     ):
         self.device = torch.device(device)
         if cuda_graphs and self.device.type != "cuda":
@@ -56,8 +59,10 @@ class Sampler:
             what = "a one-step generator" if self.one_step else "a teacher of observations without noise"
             raise ValueError(f"truncate: {path} holds {what}; there is nothing to truncate")
         self.shape = observations.image_shape if self.one_step else observations.observation_shape
-        conditional = self.config.objective.conditional  # else A, perhaps somebody else's, is not needed
-        self.corruption = corruption_of(observations, self.denoiser) if conditional else None
+        self.objective = objectives.create(self.config.objective)
+        self.corruption: Corruption = Identity()  # where whole images are seen, no other is needed
+        if self.objective.conditional:
+            self.corruption = corruption_of(observations, self.denoiser, corruption)
         self.cuda_graphs = cuda_graphs
         self.graph: tuple[tuple[int, int], Graphed] | None = None  # of a (seed, size of batch)
 
@@ -79,20 +84,14 @@ class Sampler:
         """Waits for nothing on the host, so that it can be captured."""
         z, labels = latents(self.shape, self.denoiser.label_dim, index, seed)
         if isinstance(self.config, Distill):
-            view = latent_view(self.config, self.corruption, index, seed)
+            view = self.view(index, seed)
             return generate(self.denoiser, z, self.config.distillation.sigma_init, labels, view)
-        return sample_teacher(
-            self.denoiser,
-            self.corruption,
-            self.config.observations.image_shape,
-            self.config.objective,
-            z,
-            index,
-            seed,
-            labels=labels,
-            steps=self.steps,
-            stop_at=self.stop_at,
-        )
+        teacher = Teacher(self.denoiser, self.corruption, self.config.observations.image_shape, self.objective)
+        return teacher.sample(z, index, seed, labels=labels, steps=self.steps, stop_at=self.stop_at)
+
+    def view(self, index: Tensor, seed: int) -> View:
+        """What a generator sees of the latents number `index` [B] of `seed`."""
+        return self.objective.latent_view(self.corruption, self.shape, Key(seed, index))
 
     def batches(
         self, num: int, seed: int = 0, batch: int = 256, finish: Callable[[Tensor], Tensor] | None = None

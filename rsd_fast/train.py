@@ -10,7 +10,6 @@ import torch
 from rsd_fast import files, processes
 from rsd_fast.build import build_denoiser
 from rsd_fast.config import Distill, Pretrain, RunConfig
-from rsd_fast.corruptions import DrawnCorruption
 from rsd_fast.data import DataError, ImageArray, ObservedDataset
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.engine import Trainer
@@ -87,8 +86,7 @@ def keep_examples(network: Denoiser, dataset: ObservedDataset) -> None:
 
     They are a part of A, not of any image, and all that distilling and sampling need to know of the data.
     """
-    corruption = dataset.corruption
-    bank = corruption.bank if isinstance(corruption, DrawnCorruption) else None
+    bank = dataset.corruption.bank
     if bank is not None:
         mask, maps = bank.examples(MASK_EXAMPLES).mask, bank.examples(MAPS_EXAMPLES).maps
         network.mask_bank = None if mask is None else torch.from_numpy(mask)

@@ -1,10 +1,9 @@
 """Fixtures for every test. Triton's kernels run in its interpreter where there is no GPU to run them on."""
 
-import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +13,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imp
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before rsd_fast.kernels is imported
 
-from rsd_fast.ops import native_info
+from rsd_fast import ops
+from rsd_fast.ops import _library
 
 torch.set_num_threads(1)  # the tests' networks are too small to gain by more, and others may use the machine
-_INFO = native_info()
+_INFO = ops.native_info()
 _HAS_GPU = torch.cuda.is_available()
 
 
@@ -33,7 +33,7 @@ class Backend:
 
     name: str
     device: str
-    module: ModuleType
+    module: ModuleType | SimpleNamespace
 
 
 def _present() -> list[tuple[str, str]]:
@@ -50,8 +50,8 @@ def backend(request) -> Backend:
     """Each backend present, on each device it serves."""
     name, device = request.param
     # The reference's functions take what the registered ones take, and more.
-    module = "reference" if name == "reference" else f"_{name}"
-    return Backend(name, device, importlib.import_module(f"rsd_fast.ops.{module}"))
+    module = ops.reference if name == "reference" else SimpleNamespace(**_library.kernels(name))
+    return Backend(name, device, module)
 
 
 def pytest_collection_modifyitems(items):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from rsd_fast.build import build_denoiser
+from rsd_fast.config import Objective
 from rsd_fast.generator import Generator
-from rsd_fast.objectives import Objective
 from rsd_fast.runs import save_model
 from tests import tiny
 

@@ -46,7 +46,7 @@ OBSERVED = {"index": ID, "observation_step": ("*i64", 0), "SIGMA_DATA": 0.5}
 PERTURBED = {"sigma": level("*fp32"), "sample": ID, "step": ("*i64", 0), "SIGMA_DATA": 0.5, "MASK": ""}
 NORMS = [
     {**images(T, "x", "y", "grad", "dx"), **images("*fp32", "gain", "offset", "mean", "rstd", "sums"), "A": tl.float32}
-    | {"SILU": True, "WANTED": True, "EPS": 1e-5, "HERE_GROUPS": here, "CHANNELS": lanes, "PIXELS": 1024 // lanes}
+    | {"SILU": True, "WITH_DX": True, "EPS": 1e-5, "HERE_GROUPS": here, "CHANNELS": lanes, "PIXELS": 1024 // lanes}
     | {unit: 1}
     for T, unit, here, lanes in (("*bf16", "channel_stride", 4, 16), ("*fp32", "pixel_stride", 1, 8))
 ]

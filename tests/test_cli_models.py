@@ -12,8 +12,7 @@ import rsd_fast
 from rsd_fast import networks, presets
 from rsd_fast.cli.distill import distill
 from rsd_fast.cli.pretrain import pretrain
-from rsd_fast.config import Distillation, Network, Training
-from rsd_fast.objectives import Objective
+from rsd_fast.config import Distillation, Network, Objective, Training
 from tests import edm_files, generators
 from tests.command_line import cli, run_in_process
 

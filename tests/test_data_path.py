@@ -274,7 +274,12 @@ def order(data: ObservedDataset, **options) -> ShuffledObservations:
 
 def assert_equal(found, expected) -> None:
     (a, labels), (b, same_labels) = found, expected
-    for x, y in ((a.y, b.y), (a.draw.mask, b.draw.mask), (a.sigma_obs, b.sigma_obs), (labels, same_labels)):
+    for x, y in (
+        (a.y, b.y),
+        (a.operator.draw.mask, b.operator.draw.mask),
+        (a.sigma_obs, b.sigma_obs),
+        (labels, same_labels),
+    ):
         assert torch.equal(x.cpu(), y.cpu())
 
 
@@ -385,6 +390,6 @@ def test_a_gpu_is_never_waited_for(kind, tmp_path, request):
     for i, (observation, labels) in zip(range(4, 2 * N, 4), found, strict=True):
         expected, expected_labels = direct(range(i, i + 4))
         assert torch.equal(labels.cpu(), expected_labels)
-        assert torch.equal(observation.draw.mask.cpu(), expected.draw.mask)
+        assert torch.equal(observation.operator.draw.mask.cpu(), expected.operator.draw.mask)
         assert torch.equal(observation.sigma_obs.cpu(), expected.sigma_obs)
         torch.testing.assert_close(observation.y.cpu(), expected.y, rtol=1e-5, atol=1e-5)

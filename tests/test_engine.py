@@ -15,10 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rsd_fast import config as configs
-from rsd_fast import files, loading, train
-from rsd_fast.engine import Interrupted, NonFiniteLoss
+from rsd_fast import files, loading, processes, train
+from rsd_fast.build import build_denoiser
+from rsd_fast.engine import Interrupted, NonFiniteLoss, Trainer
 from rsd_fast.engine.ema import Ema
 from rsd_fast.engine.log import Statistics
+from rsd_fast.methods import PretrainMethod
+from rsd_fast.run_dataset import open_observations
 from rsd_fast.runs import Run, RunError
 
 from . import tiny
@@ -316,3 +319,64 @@ def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path, heeded_sigint):
         train.ShuffledObservations = original
     assert run.latest().name == "000000.064"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def trainer(config, run: Path, **options) -> Trainer:
+    """Of a teacher, not yet stepped."""
+    torch.manual_seed(config.training.seed)
+    data = train.ShuffledObservations(open_observations(config.observations), seed=config.training.seed)
+    return Trainer(PretrainMethod(config, build_denoiser(config)), config, Run(run), data=data, **options)
+
+
+def test_a_callback_has_each_record_of_the_log_and_changes_nothing(tmp_path):
+    records = []
+    for name, callback in (("watched", records.append), ("alone", None)):
+        trainer(tiny.pretrain(), tmp_path / name, callback=callback).run_to_end()
+    assert records == Run(tmp_path / "watched").log() and len(records) == 4
+    assert_same_bits(state(tmp_path / "watched"), state(tmp_path / "alone"))
+
+
+def test_a_callback_stops_a_run_which_is_saved_and_goes_on(tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    config = longer(tiny.pretrain(), snapshot_kimg=1.0)  # none is due when it is stopped
+    trainer(config, whole).run_to_end()
+    evaluated = []
+
+    def evaluate(folder):
+        evaluated.append(folder.name)
+        return [{"metric": "fid", "value": 1.0, "floor": None, "checkpoint": folder.name}]
+
+    first = trainer(
+        dataclasses.replace(config, monitoring=configs.Monitoring(eval_kimg=1.0)),
+        stopped,
+        callback=lambda record: record["step"] == 2,
+        evaluate=evaluate,
+    )
+    first.run_to_end()
+    assert [record["kimg"] for record in Run(stopped).log()] == [0.016, 0.032]
+    assert Run(stopped).latest().name == "000000.032"
+    assert evaluated == ["000000", "000000.032"], "as at an end"
+    trainer(config, stopped, state=Run(stopped).load_training()).run_to_end()
+    assert_same_bits(state(whole), state(stopped))
+
+
+def test_an_interruption_comes_before_what_a_callback_says(tmp_path, heeded_sigint):
+    def interrupt(record):
+        if record["step"] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return record["step"] == 2
+
+    with pytest.raises(Interrupted, match=r"is saved at 0\.032 kimg"):
+        trainer(tiny.pretrain(), tmp_path, callback=interrupt).run_to_end()
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_the_first_process_decides_for_all(said, monkeypatch):
+    def from_the_first(values, src):
+        assert src == 0
+        values.fill_(said)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes.dist, "broadcast", from_the_first)
+    monkeypatch.setattr(processes.dist, "get_backend", lambda: "gloo")
+    assert [processes.broadcast(flag) for flag in (True, False)] == [said, said]

@@ -10,17 +10,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rsd_fast import corruptions, generator_losses, networks, objectives, ops
-from rsd_fast.build import _hidden, build_denoiser
-from rsd_fast.config import Distillation, Observations
+from rsd_fast.build import build_denoiser
+from rsd_fast.config import Distillation, Objective, Observations
 from rsd_fast.corruptions import ALL_SYMMETRIES, HFLIP, NoiseLevels, Observation
 from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source, write_h5, write_npz
 from rsd_fast.data.augment import augment
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.generator import Generator
 from rsd_fast.methods import Batch, DistillMethod, PretrainMethod
-from rsd_fast.methods.base import corruption_of, sample_teacher
-from rsd_fast.objectives import Objective, resolve
-from rsd_fast.ops import edm
+from rsd_fast.methods.base import Teacher, corruption_of
+from rsd_fast.methods.distill import Generated
+from rsd_fast.objectives import NO_LABELS, resolve
+from rsd_fast.objectives.consistency import consistency
+from rsd_fast.ops import Key, edm
 from rsd_fast.run_dataset import open_observations
 from rsd_fast.train import keep_examples
 
@@ -107,13 +109,12 @@ def test_teacher_and_generator_make_images_each_a_function_of_its_number(spec):
     shape = config.observations.observation_shape
     index = torch.arange(5)
     z = ops.randn((5, *shape), 0, index, 0, ops.Stream.LATENT)
-    arguments = network, corruption_of(config.observations, network), (1, 8, 8), config.objective
-    images = sample_teacher(*arguments, z, index, 0, steps=3)
-    size = shape[1:] if corruptions.parse(spec).kind == "linear" else (8, 8)
+    objective = objectives.create(config.objective)
+    teacher = Teacher(network, corruption_of(config.observations, network), (1, 8, 8), objective)
+    images = teacher.sample(z, index, 0, steps=3)
+    size = (8, 8) if objective.conditional else shape[1:]
     assert images.shape == (5, 1, *size) and images.isfinite().all()
-    torch.testing.assert_close(
-        sample_teacher(*arguments, z[2:3], index[2:3], 0, steps=3), images[2:3], rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(teacher.sample(z[2:3], index[2:3], 0, steps=3), images[2:3], rtol=1e-3, atol=1e-4)
     generator = Generator(network, tiny.distill(config, "teacher"))
     drawn = generator.sample(5, seed=1)
     assert drawn.shape == (5, 1, 8, 8)
@@ -172,19 +173,19 @@ def test_the_image_receives_the_adjoint_of_the_gradient_on_its_observation(spec,
     method = distillation(spec, SPECS[spec], loss=loss)
     b = batch(2)
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3)).requires_grad_()
-    value, statistics = method.generator_loss(x, None, b)
+    seed = method.config.training.seed
+    key = Key(seed, b.sample, 2)
+    value, statistics = method.generator_loss(Generated(x, NO_LABELS), key)
     (found,) = torch.autograd.grad(value.sum(), x)
-    seed, sigma = method.config.training.seed, statistics["sigma"]
+    sigma = statistics["sigma"]
     with torch.no_grad():
         u = method.corruption.forward(x, index=b.sample, seed=seed)
-        draw = method.corruption.draw((1, 8, 8), b.sample, seed) if "mask" in spec else None
-        noised = method.config.objective.noised(
-            method.teacher, u, method.corruption, draw, sigma, 0.0, seed=seed, sample=b.sample, step=2
-        )
+        operator = method.corruption.batch((1, 8, 8), b.sample, seed)
+        noised = method.objective.noised(method.teacher, Observation(u, operator), sigma, key)
         condition = noised.view.condition
         f = method.teacher(noised.x_t, sigma, condition=condition)
         g = method.fake_phase.network(noised.x_t, sigma, condition=condition)
-        mask = 1 if draw is None else draw.mask
+        mask = 1 if operator.draw is None else operator.draw.mask
         r, d = mask * (f - u), mask * (f - g)
         weight = edm.loss_weight(sigma, 0.5) if loss == "sds" else 1 / r.abs().flatten(1).mean(1)
         expected = -weight.reshape(-1, 1, 1, 1) * (r if loss == "sds" else d)
@@ -233,7 +234,7 @@ def kernel_part(operator, x: Tensor, mask: Tensor) -> Tensor:
     return (flat - torch.linalg.pinv(A) @ (A @ flat)).reshape(x.shape).float()
 
 
-@pytest.mark.parametrize("spec", [spec for spec in SPECS if corruptions.parse(spec).kind != "linear"])
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if corruptions.parse(spec).objective])
 def test_what_is_not_observed_of_a_simulated_image_changes_no_loss(spec):
     """Images that agree in what is observed of them give the same losses, bit for bit."""
     operator = corruptions.parse(spec)
@@ -251,7 +252,7 @@ def test_what_is_not_observed_of_a_simulated_image_changes_no_loss(spec):
         loss, _ = method.loss(method.phases[0], batch(1, observation=seen, labels=torch.full((4,), -1)))
         found.append(loss)
     assert hidden.abs().max() > 0.1
-    torch.testing.assert_close(*found, rtol=1e-4 if operator.kind == "fourier" else 0, atol=0)
+    torch.testing.assert_close(*found, rtol=1e-4 if operator.measures_kspace else 0, atol=0)
 
 
 def test_noisy_observations_never_reach_a_network_without_their_noise(monkeypatch):
@@ -263,7 +264,7 @@ def test_noisy_observations_never_reach_a_network_without_their_noise(monkeypatc
     sample = torch.arange(64)
     y = data(sample)[0].y
     clean = source.tensor(data.permutation(0)[:64])
-    moved = augment(Observation(clean), tuple(ALL_SYMMETRIES), seed=0, sample=sample).y
+    moved = augment(tiny.observed(clean), tuple(ALL_SYMMETRIES), seed=0, sample=sample).y
     noise = (y - moved) / 0.4
     assert (noise != 0).all() and abs(noise.std() - 1) < 0.05 and noise.abs().mean() > 0.7
     reached, denoising_loss = [], ops.denoising_loss
@@ -287,16 +288,18 @@ def test_noisy_observations_never_reach_a_network_without_their_noise(monkeypatc
 def test_observation_and_mask_are_moved_together_by_the_eight_symmetries():
     y = torch.arange(16.0).reshape(1, 1, 4, 4).repeat(400, 1, 1, 1) + 1
     mask = (torch.arange(16) % 3 > 0).to(torch.uint8).reshape(1, 1, 4, 4).repeat(400, 1, 1, 1)
-    seen = Observation(y * mask, corruptions.Draw(mask=mask), 0.1)
+    draw = corruptions.Draw(mask=mask)
+    operator = corruptions.RandomMask().drawn(draw, (1, 4, 4), torch.arange(400), 0)
+    seen = Observation(y * mask, operator, 0.1)
     moved = augment(seen, tuple(ALL_SYMMETRIES), seed=0, sample=torch.arange(400))
-    assert torch.equal((moved.y != 0).to(torch.uint8), moved.draw.mask) and moved.sigma_obs == 0.1
+    assert torch.equal((moved.y != 0).to(torch.uint8), moved.operator.draw.mask) and moved.sigma_obs == 0.1
     turned = [k for quarter in range(4) for k in (y[0].rot90(quarter, (1, 2)), y[0].rot90(quarter, (1, 2)).flip(2))]
-    counts = [int(((moved.y == t * (moved.draw.mask)).all((1, 2, 3))).sum()) for t in turned]
+    counts = [int(((moved.y == t * (moved.operator.draw.mask)).all((1, 2, 3))).sum()) for t in turned]
     assert sum(counts) == 400 and min(counts) > 25
     once = augment(seen, (HFLIP,), seed=0, sample=torch.arange(400)).y
     assert 150 < int((once == y * mask).all((1, 2, 3)).sum()) < 250
     assert (((once == y * mask) | (once == (y * mask).flip(3))).all((1, 2, 3))).all()
-    alone = augment(Observation(y[7:8]), (HFLIP,), seed=0, sample=torch.tensor([7])).y
+    alone = augment(tiny.observed(y[7:8]), (HFLIP,), seed=0, sample=torch.tensor([7])).y
     assert torch.equal((alone * mask[:1]).flip(3), once[7:8]) or torch.equal(alone * mask[:1], once[7:8])
 
 
@@ -367,7 +370,7 @@ def test_networks_take_what_the_operator_hides():
         ("fourier:acs_lines=2,real=1", "all"),
         ("fourier:acs_lines=2,coils=2", "all"),
     ):
-        assert _hidden(tiny.observations(corruption=spec)) == hidden
+        assert corruptions.parse(spec).hidden == hidden
 
 
 # Consistency
@@ -376,7 +379,7 @@ def test_networks_take_what_the_operator_hides():
 class Exact(nn.Module):
     """D(x, sigma) = gain s / (s + sigma^2) x: exact for clean data N(0, s) where gain is 1."""
 
-    hidden, sigma_data = "pixels", 0.5
+    hidden, sigma_data = networks.HIDDEN["pixels"], 0.5
 
     def __init__(self, gain: float):
         super().__init__()
@@ -389,7 +392,7 @@ class Exact(nn.Module):
 
 
 def test_the_consistency_term_vanishes_for_an_exact_denoiser_alone():
-    objective = Objective(name="tweedie", consistency=1.0, consistency_primes=800, consistency_steps=2)
+    settings = Objective(name="tweedie", consistency=1.0, consistency_primes=800, consistency_steps=2)
     sample = torch.arange(200)
     sigma = torch.full((200,), 0.8)
     x = 0.3**0.5 * torch.randn(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -397,9 +400,9 @@ def test_the_consistency_term_vanishes_for_an_exact_denoiser_alone():
     found = {}
     for gain in (0.0, 0.5):
         denoiser = Exact(gain)
-        noised = objectives.Noised(state, state, state, corruptions.View())
+        noised = objectives.Noised(sigma, state, state, state, corruptions.View())
         D = denoiser(state, sigma).requires_grad_()
-        term = objective.consistency_loss(denoiser, D, noised, sigma, None, seed=0, sample=sample, step=1)
+        term = consistency(objectives.create(settings), denoiser, D, noised, Key(0, sample, 1), NO_LABELS)
         term.sum().backward()
         assert D.grad is not None and D.grad.abs().sum() > 0
         found[gain] = float(term.detach().mean())
@@ -416,16 +419,7 @@ def test_the_consistency_term_adds_to_the_loss_of_each_objective(spec):
     found = []
     for weight in (0.0, 0.5):
         objective = dataclasses.replace(config.objective, consistency=weight)
-        loss, _ = objective.loss(
-            network,
-            seen.y,
-            corruption=corruptions.parse(spec),
-            draw=seen.draw,
-            sigma_obs=0.2,
-            seed=0,
-            sample=torch.arange(4),
-            step=1,
-        )
+        loss, _ = tiny.loss(objective, network, seen, seed=0, sample=torch.arange(4), step=1)
         loss.sum().backward()
         found.append(loss)
     assert (found[1] > found[0]).all()
@@ -437,9 +431,9 @@ def test_the_consistency_term_adds_to_the_loss_of_each_objective(spec):
 @pytest.mark.parametrize("spec", SPECS)
 def test_auto_picks_by_operator_and_noise(spec):
     operator = corruptions.parse(spec)
-    expected = {"mask": "ambient", "fourier": "fourier"}
+    kind = "fourier" if "fourier" in spec else "ambient" if "mask" in spec else None
     for sigma_obs, plain in ((0.0, "standard"), (0.2, "tweedie")):
-        assert resolve("auto", sigma_obs, operator, (1, 8, 8)) == expected.get(operator.kind, plain)
+        assert resolve("auto", sigma_obs, operator, (1, 8, 8)) == (kind or plain)
 
 
 NO_SENSE = [
@@ -486,8 +480,8 @@ def test_masks_come_with_pictures_or_in_their_alpha_channel(tmp_path):
             source, corruption=corruptions.RandomMask(missing=0.5), sigma_obs=0.0, seed=0, simulate=False
         )
         seen, _ = dataset.observe(torch.tensor([3, 1]))
-        assert torch.equal(seen.draw.mask, torch.from_numpy(mask)[[3, 1], None])
-        assert (seen.y[seen.draw.mask == 0] == 0).all()
+        assert torch.equal(seen.operator.draw.mask, torch.from_numpy(mask)[[3, 1], None])
+        assert (seen.y[seen.operator.draw.mask == 0] == 0).all()
     with pytest.raises(DataError, match="has masks, but 'identity' has none"):
         ObservedDataset(open_source(npz), corruption=corruptions.Identity(), sigma_obs=0.0, seed=0, simulate=False)
     with pytest.raises(DataError, match=r"5.*% of the pixels are missing, but .* says 90.0%"):
@@ -576,8 +570,8 @@ def test_from_files_as_corrupt_writes_them(kind, tmp_path):
         from_file = open_observations(observations).observe(torch.arange(96))[0]
         expected = simulated.observe(torch.arange(96))[0]
         torch.testing.assert_close(from_file.y, expected.y, rtol=0, atol=0)
-        if expected.draw is not None:
-            assert torch.equal(from_file.draw.mask, expected.draw.mask)
+        if expected.operator.draw is not None:
+            assert torch.equal(from_file.operator.draw.mask, expected.operator.draw.mask)
 
 
 @pytest.mark.slow
@@ -624,7 +618,7 @@ def test_estimated_maps_and_fully_sampled_volumes(tmp_path, monkeypatch):
         open_source(full), corruption=corruptions.parse(spec), sigma_obs=0.0, seed=0, simulate=True
     )
     sampled = dataset.observe(torch.arange(6))[0]
-    assert 0.3 < sampled.draw.mask.float().mean() < 0.7 and (sampled.y[:, :, 0] != 0).any()
+    assert 0.3 < sampled.operator.draw.mask.float().mean() < 0.7 and (sampled.y[:, :, 0] != 0).any()
     clean = dataset.clean(torch.arange(6))
     torch.testing.assert_close(clean.norm(dim=1), x.norm(dim=1), rtol=0.05, atol=0.02)
 

@@ -15,7 +15,7 @@ from rsd_fast.corruptions import Observation
 from rsd_fast.build import build_denoiser
 from rsd_fast.methods import DistillMethod, PretrainMethod
 from rsd_fast.methods.base import Batch
-from rsd_fast.objectives import Objective
+from rsd_fast.config import Objective
 
 name, size, stage = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 shape = (3, size, size)

@@ -1,7 +1,6 @@
 """The two methods: which weights a phase reaches, what it reads, and closed forms where the data is Gaussian."""
 
 import dataclasses
-from typing import ClassVar
 
 import pytest
 import torch
@@ -9,8 +8,9 @@ from torch import nn
 
 from rsd_fast import corruptions, networks, ops
 from rsd_fast.build import build_denoiser
+from rsd_fast.config import Objective
 from rsd_fast.methods import Batch, DistillMethod, PretrainMethod, distill
-from rsd_fast.objectives import Objective
+from rsd_fast.objectives import WholeImages
 
 from . import tiny
 
@@ -108,13 +108,13 @@ def test_the_fake_score_sees_the_generators_images_corrupted_as_the_data_was(kin
         seen.update(y=y, sigma_obs=sigma_obs)
         return denoising_loss(F, x_t, y, sigma, sigma_obs, sigma_data)
 
-    class Spy(Objective):
-        def loss(self, network, y, **arguments):
-            seen.update(x=y, network=network)
-            return super().loss(network, y, **arguments)
+    class Spy(WholeImages):
+        def loss_of_images(self, network, images, *arguments):
+            seen.update(x=images, network=network)
+            return super().loss_of_images(network, images, *arguments)
 
     monkeypatch.setattr(ops, "denoising_loss", spy)
-    method.config = dataclasses.replace(method.config, objective=Spy(name="tweedie"))
+    method.objective = Spy(Objective(name="tweedie"))
     b = batch(1)
     method.loss(method.fake_phase, b)
     seed = method.config.training.seed
@@ -130,7 +130,7 @@ def test_the_fake_score_sees_the_generators_images_corrupted_as_the_data_was(kin
 def test_pretraining_reads_observations_and_repeats_for_a_step():
     method = PretrainMethod(tiny.pretrain(), denoiser())
     y = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    data = {"observation": corruptions.Observation(y, None, 0.5), "labels": torch.full((6,), -1)}
+    data = {"observation": tiny.observed(y, 0.5), "labels": torch.full((6,), -1)}
     losses = [method.loss(method.phases[0], batch(step, **data))[0] for step in (1, 1, 2)]
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
@@ -152,7 +152,7 @@ def test_labels_reach_all_three_networks():
     method = DistillMethod(tiny.distill(config, "teacher"), teacher)
     for parameter in method.fake_phase.network.parameters():  # equal scores would give no gradient at all
         parameter.data *= 1.05
-    labels = method.draw_labels(batch(1, size=4000))
+    labels = method.draw_labels(ops.Key(0, torch.arange(100, 4100), 1))
     assert labels.shape == (4000, 10) and torch.equal(labels.sum(1), torch.ones(4000))
     assert labels.mean(0).sub(0.1).abs().max() < 0.02
     seen = {}
@@ -165,7 +165,7 @@ def test_labels_reach_all_three_networks():
 
         network.raw = spy
     method.loss(method.generator_phase, batch(2))[0].sum().backward()
-    expected = method.draw_labels(batch(2))
+    expected = method.draw_labels(ops.Key(0, batch(2).sample, 2))
     assert set(seen) == {"teacher", "fake", "generator"}
     assert all(torch.equal(labels, expected) for labels in seen.values())
     assert method.generator_phase.network.model.map_label.weight.grad.abs().sum() > 0
@@ -175,7 +175,7 @@ class LinearDenoiser(nn.Module):
     """D(x_t, sigma) = S (S + sigma^2)^-1 x_t, exact for clean data N(0, diag(variance)); raw as Denoiser.raw."""
 
     sigma_data, label_dim = 0.5, 0
-    input_options: ClassVar = {"sigma_data": 0.5}
+    input_options = ops.InputOptions(sigma_data=0.5)
     mask_bank = maps_bank = sigma_bank = None
 
     def __init__(self, variance: torch.Tensor):

@@ -20,6 +20,7 @@ from rsd_fast.engine.selection import Selection
 from rsd_fast.evaluation import HowSampled, evaluate_path
 from rsd_fast.evaluation.training import CheckpointEvaluator
 from rsd_fast.methods import DistillMethod
+from rsd_fast.methods.distill import Compared
 from rsd_fast.objectives import Noised
 from rsd_fast.runs import Run
 
@@ -226,7 +227,8 @@ def test_signals_are_their_formulas(kind, monkeypatch):
     given, signals = [], method.signals
     monkeypatch.setattr(method, "signals", lambda *arguments: given.append(arguments) or signals(*arguments))
     _, found = method.loss(method.generator_phase, batch(2))
-    _, _, noised, u, draw, sigma = given[0]
+    noised, (u, operator, _) = given[0][0].noised, given[0][0].observation
+    sigma, draw = noised.sigma, operator.draw
 
     def estimate(network):
         condition = noised.view.condition
@@ -257,9 +259,9 @@ def test_fisher_is_the_divergence_of_gaussians():
     sigma = torch.full((4000,), 0.7)
     x = torch.randn(4000, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * a**0.5
     x_t = x + 0.7 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    noised = Noised(x_t, x_t, x_t / (0.49 + 0.25) ** 0.5, View())
+    noised = Noised(sigma, x_t, x_t, x_t / (0.49 + 0.25) ** 0.5, View())
     F = [network.raw(noised.net_input, sigma) for network in (method.teacher, method.fake_phase.network)]
-    found = method.signals(*F, noised, x, None, sigma)
+    found = method.signals(Compared(*F, noised, tiny.observed(x)))
     exact = 0.49 * (1 / (a + 0.49) - 1 / (b + 0.49)) ** 2 * (a + 0.49)
     assert found["fisher"].mean() == pytest.approx(exact, rel=0.02)
     gap = (found["teacher_loss"] - found["fake_loss"]).mean()  # the fake score is exact: Pythagoras

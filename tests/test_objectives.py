@@ -16,7 +16,11 @@ import torch
 from scipy import stats
 
 from rsd_fast import ops
-from rsd_fast.objectives import Objective, resolve
+from rsd_fast.config import Objective
+from rsd_fast.objectives import create, resolve
+from rsd_fast.ops import Key
+
+from . import tiny
 
 S = torch.tensor([0.05, 0.25, 1.0, 2.0], dtype=torch.float64)  # an image: 1 x 2 x 2
 SD = 0.5
@@ -33,7 +37,7 @@ def observations(count, sigma_obs, seed=0):
 class Linear:
     """D(x_t, sigma) = (gain(sigma) + c_in(sigma) P) x_t, a matrix P of each sample for gradients."""
 
-    sigma_data, input_options = SD, {"sigma_data": SD}
+    sigma_data, input_options = SD, ops.InputOptions(sigma_data=SD)
 
     def __init__(self, gain, count, offset=0.0):
         self.gain = gain
@@ -69,7 +73,7 @@ def gradients(gain, sigma_obs, count=SAMPLES, offset=0.0, dtype=torch.float64, *
     objective = Objective(name=resolve("auto", sigma_obs), **options)
     denoiser = Linear(gain, count, offset)
     y, sample = observations(count, sigma_obs).to(dtype), torch.arange(count)
-    loss, sigma = objective.loss(denoiser, y, sigma_obs=sigma_obs, seed=SEED, sample=sample, step=0)
+    loss, sigma = tiny.loss(objective, denoiser, tiny.observed(y, sigma_obs), seed=SEED, sample=sample, step=0)
     assert loss.shape == sigma.shape == (count,)
     (gradient,) = torch.autograd.grad(loss.sum(), denoiser.P)
     return gradient, loss.detach(), sigma
@@ -167,13 +171,13 @@ def test_truncated_wastes_no_sample_and_clamped_the_published_share(sigma_obs, w
 
 def test_sigma_is_log_normal_of_the_given_mean_and_deviation():
     for options, mean, std in (({}, -1.2, 1.2), ({"p_mean": 0.3, "p_std": 0.5}, 0.3, 0.5)):
-        sigma, mass = Objective(**options).draw_sigma(0.0, seed=0, sample=torch.arange(20_000), step=0)
+        sigma, mass = create(Objective(**options)).draw_sigma(0.0, Key(0, torch.arange(20_000)))
         assert sigma.dtype == mass.dtype == torch.float32 and torch.all(mass == 1)
         assert stats.kstest(sigma.double().log().numpy(), stats.norm(mean, std).cdf).pvalue > 1e-3
 
 
 def draw(sample, seed=1, step=2, sigma_obs=0.2):
-    return Objective(name="tweedie").draw_sigma(sigma_obs, seed=seed, sample=sample, step=step)[0]
+    return create(Objective(name="tweedie")).draw_sigma(sigma_obs, Key(seed, sample, step))[0]
 
 
 def test_randomness_is_a_function_of_seed_sample_and_step():
@@ -194,10 +198,10 @@ def test_the_loss_does_not_depend_on_the_rest_of_the_batch():
     )
 
     def loss(which, step=4, seed=1):
-        return Objective(name="tweedie").loss(
+        return tiny.loss(
+            Objective(name="tweedie"),
             Linear(clean, len(which)),
-            y[which],
-            sigma_obs=sigma_obs,
+            tiny.observed(y[which], sigma_obs),
             seed=seed,
             sample=sample[which],
             step=step,
@@ -225,18 +229,17 @@ def test_sigma_and_noise_of_a_sample_are_unrelated():
 
 def test_labels_reach_the_network():
     denoiser, labels = Linear(clean, 3), torch.eye(3)
-    Objective().loss(
-        denoiser, observations(3, 0.0), sigma_obs=0.0, seed=0, sample=torch.arange(3), step=0, labels=labels
-    )
+    observation = tiny.observed(observations(3, 0.0))
+    tiny.loss(Objective(), denoiser, observation, labels=(labels,), seed=0, sample=torch.arange(3), step=0)
     assert denoiser.labels is labels
 
 
 def test_sigma_data_of_the_denoiser_is_used():
     """F = net_input and sigma_data = 1: D = (c_skip + c_out c_in) x_t of that sigma_data, and its weight."""
-    options = {"sigma_data": 1.0}
-    denoiser = SimpleNamespace(**options, input_options=options, raw=lambda net_input, *_: net_input)
+    options = ops.InputOptions(sigma_data=1.0)
+    denoiser = SimpleNamespace(sigma_data=1.0, input_options=options, raw=lambda net_input, *_: net_input)
     y, sample = observations(20, 0.0), torch.arange(20)
-    loss, sigma = Objective().loss(denoiser, y, sigma_obs=0.0, seed=0, sample=sample, step=0)
+    loss, sigma = tiny.loss(Objective(), denoiser, tiny.observed(y), seed=0, sample=sample, step=0)
     s = sigma.double().numpy()[:, None, None, None]
     n = ops.randn(y.shape, 0, sample, 0, ops.Stream.DIFFUSION_NOISE).double().numpy()
     error = (y.numpy() + s * n) * (1 + s) / (s**2 + 1) - y.numpy()

@@ -117,10 +117,10 @@ def test_observations_are_the_operators_and_nothing_else(spec):
     torch.testing.assert_close(seen.y, operator.forward(x, index=index, seed=4), rtol=1e-5, atol=1e-6)
     noisy = corruptions.observation(operator, x, index=index, sigma_obs=0.5, seed=4)
     noise = (noisy.y - seen.y) / 0.5
-    if seen.draw is None:
+    if seen.operator.draw is None:
         assert abs(noise.std() - 1) < 0.1
     else:
-        hidden = (seen.draw.mask == 0).expand_as(seen.y)
+        hidden = (seen.operator.draw.mask == 0).expand_as(seen.y)
         assert (noisy.y[hidden] == 0).all() and hidden.any()
         assert abs(noise[~hidden].std() - 1) < 0.15
 

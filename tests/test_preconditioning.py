@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rsd_fast import networks
-from rsd_fast.objectives import Objective
+from rsd_fast.config import Objective
 
+from . import tiny
 from .published import (
     ARCHITECTURES,
     DEEP,
@@ -264,15 +265,14 @@ def test_a_training_loss_is_the_weighted_error_of_d_and_its_gradient_reaches_eve
     )
     y = 0.5 * torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     labels, augment_labels = torch.eye(3).repeat(2, 1), torch.ones(6, 4)
-    loss, sigma = Objective(name="standard").loss(
+    loss, sigma = tiny.loss(
+        Objective(name="standard"),
         denoiser,
-        y,
-        sigma_obs=0.0,
+        tiny.observed(y),
+        labels=(labels, augment_labels),
         seed=0,
         sample=torch.arange(6),
         step=0,
-        labels=labels,
-        augment_labels=augment_labels,
     )
     loss.sum().backward()
     for name, parameter in denoiser.named_parameters():
@@ -294,5 +294,5 @@ def test_an_unknown_preconditioning_lists_the_known_ones():
 
 
 def test_an_unknown_kind_of_hidden_pixels_raises_a_value_error():
-    with pytest.raises(ValueError, match=r"hidden: expected one of .*sigma, got 'rows'"):
+    with pytest.raises(ValueError, match=r"hidden: unknown kind of what is hidden 'rows'; known: .*sigma"):
         networks.create("ddpmpp", **SMALL, hidden="rows")

@@ -17,6 +17,7 @@ from PIL import Image
 import rsd_fast
 from rsd_fast.build import build_denoiser
 from rsd_fast.config import Monitoring, to_json
+from rsd_fast.corruptions import Identity
 from rsd_fast.errors import FieldError
 from rsd_fast.reporting import from_model, write_report
 from rsd_fast.reporting.reading import read_record
@@ -290,7 +291,7 @@ def test_every_section_is_there(run):
         assert title in text
     for words in (
         "1,797 clean images, corrupted once each by rsd-fast (--simulate), 8x8 pixels, 1 channel",
-        "by noise alone (identity)",
+        f"identity: {Identity.about}",
         "standard deviation 0.5 where images span [-1, 1] (63.8 of 255 grey levels)",
         "a one-step generator, distilled from the teacher",
         "0.064 thousand images (kimg) of 0.064 planned, 16 a step, in 4 min 0 s on cpu, fp32",
@@ -367,7 +368,7 @@ def test_every_kind_of_run(tmp_path, kind):
     else:
         assert "9 images on the way" in text
     if kind == "fourier":
-        assert "k-space (Fourier coefficients, as in MRI)" in text
+        assert "undersampled k-space (MRI)" in text
     assert "Not compared" not in text or kind == "fourier"
 
 

@@ -70,9 +70,9 @@ def test_an_unknown_row_is_named(tmp_path):
     )
 
 
-def test_a_set_has_zero_distance_to_itself_and_keeps_what_it_shows():
+def test_a_set_has_zero_distance_to_itself_and_keeps_what_is_pictured():
     torch = pytest.importorskip("torch")
     images = torch.from_numpy(np.random.default_rng(0).uniform(-2, 2, (40, 1, 4, 4)).astype(np.float32))
     made = restoration.Set.of(images.split(16), lambda x: x.flatten(1)[:, :3])
     assert made.distances(made) == {"fd": 0.0, "pixel_fd": 0.0}
-    assert made.shown.abs().max() <= 1 and len(made.shown) == restoration.PICTURED
+    assert made.pictured.abs().max() <= 1 and len(made.pictured) == restoration.PICTURED

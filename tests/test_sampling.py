@@ -248,13 +248,6 @@ def test_the_trajectory_is_what_heun_goes_through(covariance):
     assert torch.equal(states[-1][1], sampling.heun(den, z, 7, 0.01, 10.0, 5.0))
 
 
-def test_labels_are_passed_on_to_every_evaluation():
-    den, labels = GaussianDenoiser(isotropic(12)), torch.eye(3)
-    sampling.heun(den, latents(), 4, labels=labels)
-    assert all(given[0] is labels for *_, given in den.asked)
-    assert len(den.asked) == 7
-
-
 def test_sampling_leaves_the_latents_and_builds_no_graph():
     z = latents().requires_grad_()
     before = z.detach().clone()

@@ -13,12 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from rsd_fast import config as configs
 from rsd_fast import corruptions, loading, networks, train
 from rsd_fast.build import build_denoiser
+from rsd_fast.config import Objective
 from rsd_fast.data.order import ShuffledObservations
 from rsd_fast.engine import Trainer, memory
 from rsd_fast.engine import step as steps
 from rsd_fast.methods import Batch, DistillMethod, PretrainMethod
 from rsd_fast.networks import compile_network, set_precision
-from rsd_fast.objectives import Objective
+from rsd_fast.ops import Key
 from rsd_fast.run_dataset import open_observations
 from rsd_fast.runs import Run
 
@@ -314,9 +315,7 @@ def test_reused_images_are_those_of_the_fake_phase(monkeypatch):
     trainer = built(config("distill", distillation={"reuse_batch": True}))
     method, calls = trainer.method, []
     generate = DistillMethod.generated
-    monkeypatch.setattr(
-        DistillMethod, "generated", lambda self, batch: calls.append(batch.step) or generate(self, batch)
-    )
+    monkeypatch.setattr(DistillMethod, "generated", lambda self, key: calls.append(key.step) or generate(self, key))
     sample = torch.arange(BATCH)
     fake, generator = (Batch(sample=sample, step=step) for step in (1, 2))
     method.loss(method.fake_phase, fake)
@@ -325,7 +324,7 @@ def test_reused_images_are_those_of_the_fake_phase(monkeypatch):
     assert calls == [1] and method.kept is None
     parameters = list(method.generator_phase.network.parameters())
     found = torch.autograd.grad(loss.sum(), parameters)
-    method.kept = generate(method, fake)
+    method.kept = generate(method, Key(0, sample, 1))
     assert torch.equal(method.kept.x, kept.x)
     loss, _ = method.loss(method.generator_phase, generator)
     for a, b in zip(found, torch.autograd.grad(loss.sum(), parameters), strict=True):

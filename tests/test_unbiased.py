@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rsd_fast import corruptions
-from rsd_fast.build import _hidden
+from rsd_fast import corruptions, networks
+from rsd_fast.config import Objective
 from rsd_fast.corruptions import Draw, DrawnCorruption
-from rsd_fast.objectives import Objective
-from rsd_fast.ops import edm
+from rsd_fast.ops import InputOptions, edm
 
 from . import tiny
 
@@ -26,12 +25,12 @@ class Matrices:
     sigma_data = 0.5
     input_dtype = torch.float64
     channels_last = False
-    input_options = {"sigma_data": 0.5, "dtype": torch.float64, "channels_last": False}  # noqa: RUF012
+    input_options = InputOptions(0.5, torch.float64)
 
     def __init__(self, masks: Tensor, shape: tuple[int, int, int], columns: bool, hidden: str):
         self.masks = masks  # [masks, K, H, W]: the conditions there can be
         self.columns = columns
-        self.hidden = hidden
+        self.hidden = networks.HIDDEN[hidden]
         size = masks[0, : shape[0]].numel()
         self.L = torch.zeros(len(masks), size, size, dtype=torch.float64)
 
@@ -58,7 +57,7 @@ class Matrices:
         if self.columns:
             return D
         F = (D - edm.c_skip(level, 0.5) * x) / edm.c_out(level, 0.5)
-        return F if self.hidden == "sigma" else torch.where(condition > 0, F, 2 * D)
+        return F if self.hidden.predicts_condition else torch.where(condition > 0, F, 2 * D)
 
     def denoise(self, F: Tensor, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
         assert self.columns  # of masked images the loss itself makes D of F
@@ -97,8 +96,10 @@ def train(
     """For each mask that is seen: (its share, the distance of what is learned from the posterior mean, relative)."""
     operator = corruptions.parse(spec)
     assert isinstance(operator, DrawnCorruption)
-    name = {"mask": "ambient", "fourier": "fourier"}[operator.kind]
-    objective = Objective(name=name, delta=0.4, p_mean=float(torch.tensor(SIGMA).log()), p_std=1e-6, **options)
+    assert operator.objective is not None
+    objective = Objective(
+        name=operator.objective, delta=0.4, p_mean=float(torch.tensor(SIGMA).log()), p_std=1e-6, **options
+    )
     index = torch.arange(SAMPLES)
     draw = operator.draw(shape, index, 3)
     S = covariance(torch.Size(shape).numel())
@@ -110,14 +111,12 @@ def train(
     condition = operator.view(kept, shape).condition
     assert condition is not None
     masks, which, counts = condition.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
-    hidden = hidden or _hidden(tiny.observations(corruption=operator.spec))
-    denoiser = Matrices(
-        masks.reshape(-1, *condition.shape[1:]), shape, columns=operator.kind == "fourier", hidden=hidden
-    )
+    hidden = hidden or operator.hidden
+    denoiser = Matrices(masks.reshape(-1, *condition.shape[1:]), shape, columns=operator.measures_kspace, hidden=hidden)
 
     def gradient(L: Tensor) -> Tensor:
         denoiser.L = L.requires_grad_()
-        loss, _ = objective.loss(denoiser, seen.y, corruption=operator, draw=draw, sigma_obs=sigma_obs, **at)  # type: ignore[arg-type]
+        loss, _ = tiny.loss(objective, denoiser, seen, **at)
         return torch.autograd.grad(loss.mean(), L)[0].flatten(1)
 
     # The loss is quadratic, and each mask's matrix has its own part of it: one gradient for each of a matrix's numbers

@@ -3,8 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, Training
-from rsd_fast.objectives import Objective
+import torch
+from torch import Tensor
+
+from rsd_fast import objectives
+from rsd_fast.config import Distill, Distillation, Network, Objective, Observations, Pretrain, Training
+from rsd_fast.corruptions import Identity, Observation
+from rsd_fast.ops import Key
 
 NETWORK = Network(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_levels=(1,))
 
@@ -58,3 +63,13 @@ def distill(teacher: Pretrain, file: Any, **changes: Any) -> Distill:
         training=training(beta1=0.0),
     )
     return replace(config, **changes)
+
+
+def observed(y: Tensor, sigma_obs: Tensor | float = 0.0) -> Observation:
+    """Observations [B, C, H, W] of which every pixel is there."""
+    return Observation(y, Identity().batch((y.shape[1], y.shape[2], y.shape[3]), torch.arange(len(y)), 0), sigma_obs)
+
+
+def loss(settings: Objective, denoiser: Any, observation: Observation, labels: Any = (), **key: Any) -> Any:
+    """(loss, sigma) of a run's settings."""
+    return objectives.create(settings).loss(denoiser, observation, Key(**key), objectives.Labels(*labels))

@@ -19,12 +19,11 @@ from torch import Tensor
 from rsd_fast import config as configs
 from rsd_fast import corruptions, files, objectives, presets
 from rsd_fast.build import build_denoiser
-from rsd_fast.config import Distill, Distillation, Observations, Pretrain, RunConfig, Training
+from rsd_fast.config import Distill, Distillation, Objective, Observations, Pretrain, RunConfig, Training
 from rsd_fast.errors import FieldError
 from rsd_fast.loading import load, refuse_foreign
 from rsd_fast.networks import BANKS, Denoiser
 from rsd_fast.networks.layers import Conv2d, resample_filter
-from rsd_fast.objectives import Objective
 from rsd_fast.runs import RunError, load_tensors, model_record, read_record, refuse_existing, save_model
 
 from .pickle_objects import DAMAGE, CheckpointError
@@ -127,7 +126,7 @@ def _config(source: str, published: PublishedNetwork, d: Described) -> RunConfig
     """The config of a run that would have made the network."""
     seen = structure(published, d.preconditioning)
     corruption = corruptions.parse(d.corruption)
-    masked = corruption.kind in objectives.KINDS.values()
+    masked = corruption.objective is not None
     channels = _image_channels(seen, masked)
     network, size = seen.network, seen.image_size
     if masked and seen.out_channels == seen.in_channels:

@@ -7,12 +7,14 @@ from .base import (
     VFLIP,
     Corruption,
     DrawnCorruption,
+    described,
     is_ours,
     names,
     parse,
     register,
     without_imports,
 )
+from .batch import BatchOperator, DrawnOperator
 from .compose import Compose
 from .downsample import Downsample
 from .fourier import Fourier
@@ -21,8 +23,8 @@ from .identity import Identity
 from .mask import BoxMask, Mask, RandomMask
 from .motion_blur import MotionBlur
 from .noise_levels import NoiseLevels
-from .observation import Observation, apply, observation, observe, observed
-from .parameters import Bank, Draw
+from .observation import Observation, observation, observe, observe_noised, observe_through
+from .parameters import Bank, Draw, Measured
 from .view import MaskView, View
 
 __all__ = [
@@ -31,28 +33,32 @@ __all__ = [
     "TRANSPOSE",
     "VFLIP",
     "Bank",
+    "BatchOperator",
     "BoxMask",
     "Compose",
     "Corruption",
     "Downsample",
     "Draw",
     "DrawnCorruption",
+    "DrawnOperator",
     "Fourier",
     "GaussianBlur",
     "Identity",
     "Mask",
     "MaskView",
+    "Measured",
     "MotionBlur",
     "NoiseLevels",
     "Observation",
     "RandomMask",
     "View",
-    "apply",
+    "described",
     "is_ours",
     "names",
     "observation",
     "observe",
-    "observed",
+    "observe_noised",
+    "observe_through",
     "parse",
     "register",
     "without_imports",

@@ -2,7 +2,7 @@
 
     y = A(x) + sigma_obs eps
 
-An operator knows A alone; the noise is added by `observe`. Operators register under their SPEC name.
+An operator knows only A; `observe` adds the noise. Operators register under their SPEC name.
 """
 
 import contextlib
@@ -12,18 +12,21 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from rsd_fast import ops
+from rsd_fast.errors import nearest
 
-from .parameters import Bank, Draw
+from .batch import BatchOperator, DrawnOperator
+from .parameters import Bank, Draw, Measured
 from .view import View
 
-HFLIP, VFLIP, TRANSPOSE = "hflip", "vflip", "transpose"  # of the image plane; the last swaps height and width
+HFLIP, VFLIP, TRANSPOSE = "hflip", "vflip", "transpose"  # moves of the image plane; the last swaps height and width
 ALL_SYMMETRIES = frozenset({HFLIP, VFLIP, TRANSPOSE})
 
 
@@ -31,15 +34,32 @@ class Corruption:
     """A linear operator A, the same for every image or drawn for each as a function of (seed, index).
 
     Subclasses take their parameters as keyword arguments of __init__ (int, float, bool or str), validate them there
-    (ValueError), set `spec` to the SPEC string with every parameter, and define `forward` and `adjoint`.
+    (ValueError), set `spec` to the SPEC string with every parameter, and define `forward` and `adjoint`. What else is
+    asked of an operator, it answers by the attributes and methods below: nobody asks for its class.
     """
 
     name: str  # set by `register`
     spec: str
-    kind = "linear"  # "mask" and "fourier" have a `Draw` for each image, which their teachers are shown
+    about = ""  # what it does, in a line of help, report and docs
+    example = ""  # a SPEC to copy, with the parameters that matter; by default the name
     random = False  # is A drawn for each image?
     operator: ops.Operator | None = None  # A as the fused kernels know it, where they do; the same as `forward`
     symmetries: frozenset[str] = frozenset()  # those of the image plane that turn A into itself, or into another draw
+    objective: str | None = None  # the teacher's objective that its observations ask for; None: one of whole images
+    measures_kspace = False  # are its observations k-space, rather than images?
+    further_hides_by_share = True  # does `further` hide each part with probability delta?
+    bank: Bank | None = None  # the draws that came with the data
+    parts: tuple["Corruption", ...] = ()  # the operators it is made of
+
+    @property
+    def is_projection(self) -> bool:
+        """Is A* A an orthogonal projection, which tells what is seen of an image from what is not?"""
+        return False
+
+    @property
+    def hidden(self) -> str:
+        """What a denoiser may not see of an image, a name of `networks.HIDDEN`."""
+        return "all"
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         """A x: [B, C, H, W] -> [B, *observation_shape]; index [B] identifies the images. Differentiable in x."""
@@ -61,13 +81,47 @@ class Corruption:
         """Observations as images [B, C, H, W] to look at and to compute features of."""
         return y
 
-    def pooled(self) -> "Corruption":
-        """A copy that takes the draws of its bank, if it has one, at random, whatever the number of images."""
-        return self
+    def batch(
+        self,
+        image_shape: tuple[int, int, int],
+        index: Tensor,
+        seed: int,
+        rows: Mapping[str, Tensor] | None = None,
+    ) -> BatchOperator:
+        """A for images of image_shape, number index [B]: a pure function of (seed, index). rows: as for `Bank.draw`."""
+        return BatchOperator(self, image_shape, index, seed)
+
+    def latent_view(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> View:
+        """What a generator sees of its latents number index [B]: as much as a teacher sees of images in training."""
+        return View()
 
     def view(self, draw: Draw, image_shape: tuple[int, int, int]) -> View:
         """What a denoiser of images [C, H, W] sees through a draw."""
         return View()
+
+    def bound_to(self, measured: Measured) -> "Corruption":
+        """The operator with the masks and maps that came with data. ValueError where the data are none of its kind."""
+        if measured.kspace_coils is not None:
+            raise ValueError(f"k-space is complex data, and '{self}' acts on real images; use fourier")
+        if measured.mask is not None:
+            raise ValueError(f"has masks, but '{self}' has none; use random_mask or box_mask")
+        return self
+
+    def bound(self, bank: Bank) -> "Corruption":
+        """A copy whose draws are those of the bank. ValueError where they are no draws of this operator."""
+        raise ValueError(f"corruption '{self.name}' has neither masks nor maps")
+
+    def pooled(self) -> "Corruption":
+        """A copy that takes the draws of its bank at random, whatever the number of images."""
+        return self
+
+    def why_unlearnable(self, image_shape: tuple[int, int, int], sigma_obs: float) -> str | None:
+        """Why nothing shows what its observations of images of image_shape lack; None where something does."""
+        return None
+
+    def same_as(self, other: "Corruption") -> bool:
+        """Is it the operator that `other` says, but for what only the data know?"""
+        return self.spec == other.spec
 
     @classmethod
     def from_arguments(cls, arguments: str) -> "Corruption":
@@ -78,7 +132,9 @@ class Corruption:
             key, equals, text = item.partition("=")
             if key not in parameters:
                 known = ", ".join(parameters) or "none, it takes no keys"
-                raise ValueError(f"corruption '{cls.name}': unknown key '{key}'; known: {known}")
+                raise ValueError(
+                    f"corruption '{cls.name}': unknown key '{key}'; known: {known}{nearest(key, parameters)}"
+                )
             if not equals or key in values:
                 raise ValueError(f"corruption '{cls.name}': expected key=value once for each key, got '{item}'")
             values[key] = _convert(cls.name, key, text, parameters[key].annotation)
@@ -94,17 +150,26 @@ class Corruption:
 class DrawnCorruption(Corruption):
     """An operator that is given by a `Draw`, made for each image by `generate` or brought along with the data."""
 
-    bank: Bank | None = None  # what came with the data
-
     def bound(self, bank: Bank) -> "DrawnCorruption":
-        """A copy whose draws are those of the bank. ValueError where they are no draws of this operator."""
         copied = copy.copy(self)
         copied.bank = bank
         copied.operator = None  # the kernels draw by the SPEC
         return copied
 
-    def pooled(self) -> "DrawnCorruption":
-        """A copy that takes the draws of its bank at random, whatever the number of images."""
+    def bound_to(self, measured: Measured) -> Corruption:
+        mask, maps = measured.mask, measured.maps
+        if mask is not None:
+            self.check_masks(mask, maps)
+        return self if mask is None and maps is None else self.bound(Bank(mask=mask, maps=maps))
+
+    def check_masks(self, mask: np.ndarray, maps: np.ndarray | None) -> None:
+        """ValueError for masks of the data from which what is missing cannot be learned, or that are none of A's."""
+        if maps is None and (mask.max(0) == 0).any():
+            raise ValueError(f"some {self.unit} is missing in every image, so that nothing shows what is there")
+
+    unit = "pixel"  # what is observed or not
+
+    def pooled(self) -> Corruption:
         return self if self.bank is None else self.bound(replace(self.bank, pool=True))
 
     def generate(self, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> Draw:
@@ -119,37 +184,55 @@ class DrawnCorruption(Corruption):
         """A* y for what was drawn."""
         raise NotImplementedError  # pragma: no cover
 
-    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int) -> Draw:
+    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int | Tensor) -> Draw:
         """The draw with less of it observed: each part that may go is gone with probability delta, drawn afresh for
         every (seed, sample, step). Which parts were gone before cannot be told from what remains."""
         raise NotImplementedError  # pragma: no cover
 
-    def view(self, draw: Draw, image_shape: tuple[int, int, int]) -> View:
-        """What a denoiser of images [C, H, W] sees through the draw."""
-        raise NotImplementedError  # pragma: no cover
-
-    def draw(self, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> Draw:
-        """A of images number index [B]: a pure function of (seed, index)."""
+    def draw(
+        self,
+        image_shape: tuple[int, int, int],
+        index: Tensor | None,
+        seed: int,
+        rows: Mapping[str, Tensor] | None = None,
+    ) -> Draw:
+        """The draw of images number index [B]: a pure function of (seed, index). rows: as for `Bank.draw`."""
         if index is None:
             raise ValueError(f"index: corruption '{self.name}' differs from image to image; say which they are")
         if self.bank is None:
             return self.generate(image_shape, index, seed)
-        return self.bank.draw(lambda: self.generate(image_shape, index, seed), index, seed)
+        return self.bank.draw(lambda: self.generate(image_shape, index, seed), index, seed, rows)
+
+    def drawn(self, draw: Draw, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> DrawnOperator:
+        """`batch` where the draw is at hand."""
+        return DrawnOperator(self, image_shape, index, seed, draw)
+
+    def batch(
+        self,
+        image_shape: tuple[int, int, int],
+        index: Tensor,
+        seed: int,
+        rows: Mapping[str, Tensor] | None = None,
+    ) -> DrawnOperator:
+        return self.drawn(self.draw(image_shape, index, seed, rows), image_shape, index, seed)
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
-        return self.apply(x, self.draw(_shape(x), index, seed))  # type: ignore[arg-type]
+        return self.apply(x, self.draw(_shape(x), index, seed))
 
     def adjoint(self, y: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
-        return self.transpose(y, self.draw(self.image_shape(_shape(y)), index, seed))  # type: ignore[arg-type]
+        return self.transpose(y, self.draw(self.image_shape(_shape(y)), index, seed))
 
     def latent_draw(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> Draw:
-        """Through which a generator sees its latents number index [B]: as much as a teacher does in training.
+        """The draw of `latent_view`.
 
-        Of several coils it sees them as through one: latents need no maps, which sampling would have to have.
+        Latents of several coils are seen as through one coil: they need no maps, which sampling would have to have.
         """
         seed = (seed + LATENT_SEED) % 2**64  # apart from the draws that observe its images
         draw = self.draw(image_shape, index, seed)
         return self.further(Draw(mask=draw.mask), delta, seed=seed, sample=index, step=0)
+
+    def latent_view(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> View:
+        return self.view(self.latent_draw(image_shape, index, seed, delta), image_shape)
 
 
 LATENT_SEED = 0x9E3779B97F4A7C15
@@ -186,7 +269,7 @@ def register(name: str) -> Callable[[_Operator], _Operator]:
 
 def is_ours(corruption: Corruption) -> bool:
     """Is all the operator's code this package's, that of its parts, too?"""
-    return _is_ours(type(corruption)) and all(map(is_ours, getattr(corruption, "parts", ())))
+    return _is_ours(type(corruption)) and all(map(is_ours, corruption.parts))
 
 
 def _is_ours(cls: type[Corruption]) -> bool:
@@ -195,6 +278,11 @@ def _is_ours(cls: type[Corruption]) -> bool:
 
 def names() -> list[str]:
     return sorted(_REGISTRY)
+
+
+def described() -> dict[str, tuple[str, str]]:
+    """{name: (an example of its SPEC, what it does)} of every operator, for help and docs."""
+    return {name: (_REGISTRY[name].example or name, _REGISTRY[name].about) for name in names()}
 
 
 def parse(spec: str) -> Corruption:
@@ -207,7 +295,7 @@ def parse(spec: str) -> Corruption:
     if module:
         _import(module)
     if name not in _REGISTRY:
-        raise ValueError(f"unknown corruption '{full_name}'; known: {', '.join(names())}")
+        raise ValueError(f"unknown corruption '{full_name}'; known: {', '.join(names())}{nearest(full_name, names())}")
     corruption = _BY_MODULE.get(full_name, _REGISTRY[name]).from_arguments(arguments)
     if module:
         corruption.spec = f"{module}.{corruption.spec}"
@@ -250,5 +338,5 @@ def _convert(name: str, key: str, text: str, kind: type) -> object:
     try:
         return _BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
-        wanted = "0 or 1" if kind is bool else kind.__name__
-        raise ValueError(f"corruption '{name}': {key} expects {wanted}, got '{text}'") from None
+        expected = "0 or 1" if kind is bool else kind.__name__
+        raise ValueError(f"corruption '{name}': {key} expects {expected}, got '{text}'") from None

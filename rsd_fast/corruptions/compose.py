@@ -17,11 +17,14 @@ class Compose(Corruption):
     Raises ValueError for fewer than two parts, and for one that differs from image to image.
     """
 
+    about = "several fixed operators, the first acts first"
+    example = "compose:SPEC+SPEC"
+
     def __init__(self, parts: Sequence[Corruption]) -> None:
         if len(parts) < 2:
             raise ValueError(f"compose expects SPEC+SPEC, two or more, got {len(parts)}")
         for part in parts:
-            if part.random or part.kind == "fourier":
+            if part.random or part.measures_kspace:
                 raise ValueError(f"compose: '{part.name}' differs from image to image; only fixed operators compose")
         self.parts = tuple(parts)
         self.spec = f"{self.name}:" + "+".join(part.spec for part in parts)

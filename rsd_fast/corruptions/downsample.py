@@ -14,6 +14,8 @@ class Downsample(Corruption):
     Raises ValueError for a factor beyond 1 to 256, and for images it does not divide.
     """
 
+    about = "super-resolution: the mean of factor x factor pixels"
+    example = "downsample:factor=2"
     symmetries = ALL_SYMMETRIES
 
     def __init__(self, *, factor: int = 2) -> None:

@@ -8,17 +8,20 @@ two channels, its real and imaginary part, or one if it is real; k-space has two
 imaginary, coil 1 real, ...), and is 0 where it is not sampled.
 """
 
+from dataclasses import replace
 from functools import lru_cache
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rsd_fast import ops
 from rsd_fast.ops.fft import fft2c, ifft2c, to_channels, to_complex
 
-from .base import DrawnCorruption, register
+from .base import Corruption, DrawnCorruption, register
 from .birdcage import birdcage
-from .parameters import Bank, Draw
+from .parameters import Bank, Draw, Measured
 from .view import View
 
 
@@ -31,8 +34,12 @@ class Fourier(DrawnCorruption):
     their own maps. real: images are real, of one channel. Raises ValueError out of range.
     """
 
-    kind = "fourier"
+    about = "undersampled k-space (MRI), of one or several coils; pattern=random or equispaced; real=1: real images"
+    example = "fourier:acceleration=4,acs_lines=20"
     random = True
+    objective = "fourier"
+    measures_kspace = True
+    unit = "column of k-space"
 
     def __init__(
         self,
@@ -60,8 +67,18 @@ class Fourier(DrawnCorruption):
 
     @property
     def channels(self) -> int:
-        """Of an image."""
+        """The number of channels of an image."""
         return 1 if self.real else 2
+
+    @property
+    def is_projection(self) -> bool:
+        """Only of a single coil, and of complex images: of a real one a column shows half where its mirror image is not
+        sampled."""
+        return self.coils == 1 and not self.real
+
+    @property
+    def hidden(self) -> str:
+        return "columns" if self.is_projection else "all"
 
     def observation_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         channels, height, width = image_shape
@@ -80,16 +97,56 @@ class Fourier(DrawnCorruption):
         _, height, width = observation_shape
         return self.channels, height, width
 
+    def bound_to(self, measured: Measured) -> Corruption:
+        if measured.kspace_coils is None:
+            if not measured.clean:
+                raise ValueError(f"images, but observations of '{self}' are k-space, of an .h5 file")
+            return super().bound_to(measured)
+        if measured.kspace_coils > 1 and measured.maps is None:
+            measured = replace(measured, maps=self.estimated_maps(measured))
+        return super().bound_to(replace(measured, mask=None) if measured.clean else measured)
+
+    def estimated_maps(self, measured: Measured) -> np.ndarray:
+        """Coil maps of the data, from their central columns. Raises ValueError."""
+        if self.real:
+            raise ValueError("maps can be estimated but for a phase, which makes real images complex; real=0")
+        if self.coils not in (1, measured.kspace_coils):
+            raise ValueError(f"k-space of {measured.kspace_coils} coils, but '{self}' says another number")
+        return measured.estimate_maps(self.acs_lines)
+
+    def same_as(self, other: Corruption) -> bool:
+        """Is it, but for the number of coils, which the data may bring?"""
+        return super().same_as(other) or (isinstance(other, Fourier) and self.with_coils(other.coils) == other.spec)
+
+    def with_coils(self, coils: int) -> str:
+        """The SPEC for data of so many coils, where this one says nothing of theirs."""
+        return self.spec.replace("coils=1,", f"coils={coils},")
+
+    def why_unlearnable(self, image_shape: tuple[int, int, int], sigma_obs: float) -> str | None:
+        if self.coils > 1:
+            return None
+        width = image_shape[2]
+        if self.acs_lines < width and self.acs_lines >= width / self.acceleration:
+            return (
+                f"acs_lines {self.acs_lines} are all that acceleration {self.acceleration:g} samples of {width} "
+                "columns, so that nothing shows what is in the others"
+            )
+        if self.pattern == "equispaced":
+            return (
+                "what lies between equispaced columns is never observed together with them, so that a single coil "
+                "gives no way to learn it; use pattern=random, or several coils"
+            )
+        return None
+
     def bound(self, bank: Bank) -> "Fourier":
         if bank.mask is not None and bank.mask.shape[1:3] != (1, 1):
             raise ValueError(f"corruption '{self.name}': the data holds masks of pixels, not of k-space's columns")
         coils = self.coils if bank.maps is None else bank.maps.shape[1]
         if self.coils not in (1, coils):
             raise ValueError(f"corruption '{self.name}': coils {self.coils}, but the data's maps are of {coils}")
-        copied = super().bound(bank)
-        assert isinstance(copied, Fourier)
+        copied = cast(Fourier, super().bound(bank))
         copied.coils = coils
-        copied.spec = self.spec.replace(f"coils={self.coils}", f"coils={coils}")
+        copied.spec = self.with_coils(coils)
         return copied
 
     def generate(self, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> Draw:
@@ -114,7 +171,7 @@ class Fourier(DrawnCorruption):
         offset = torch.arange(width, device=device) - (width - self.acs_lines + 1) // 2
         return (offset >= 0) & (offset < self.acs_lines)
 
-    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int) -> Draw:
+    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int | Tensor) -> Draw:
         """P~: each sampled column but the central ones is gone with probability delta."""
         u = ops.uniform(draw.mask.shape, seed, sample, step, ops.Stream.FURTHER_MASK)
         stays = (u >= delta) | self._acs(draw.mask.shape[-1], u.device)
@@ -147,7 +204,7 @@ class FourierView(View):
     """Columns of k-space: the state is k-space, the image A~* s, and the condition P~ spread over the image plane."""
 
     def __init__(self, operator: Fourier, draw: Draw, image_shape: tuple[int, int, int]) -> None:
-        self.operator, self.draw = operator, draw
+        self.operator, self.draw, self.kept = operator, draw, draw.mask
         self.condition = draw.mask.expand(-1, image_shape[0], image_shape[1], -1)
 
     def measure(self, x: Tensor) -> Tensor:

@@ -53,6 +53,9 @@ class GaussianBlur(Blur):
     size: taps along each axis, odd, at most 31; std: standard deviation in pixels. Raises ValueError out of range.
     """
 
+    about = "a Gaussian blur with reflect padding"
+    example = "gaussian_blur:size=9,std=2"
+
     def __init__(self, *, size: int = 9, std: float = 2.0) -> None:
         if not 0 < std < float("inf"):
             raise ValueError(f"std expects a positive number of pixels, got {std}")

@@ -1,4 +1,4 @@
-"""A = I: observations that differ from the image by noise alone."""
+"""A = I: observations that differ from the image only by noise."""
 
 from torch import Tensor
 
@@ -9,6 +9,8 @@ from .base import ALL_SYMMETRIES, Corruption, register
 
 @register("identity")
 class Identity(Corruption):
+    about = "the image itself; its noise is all that is added"
+    is_projection = True
     symmetries = ALL_SYMMETRIES
 
     def __init__(self) -> None:

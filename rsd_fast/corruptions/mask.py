@@ -1,21 +1,27 @@
 """Inpainting: A = M keeps some of the pixels. What is not observed is 0, and holds no noise."""
 
+import numpy as np
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
 from rsd_fast import ops
 
-from .base import ALL_SYMMETRIES, DrawnCorruption, register
-from .parameters import Bank, Draw
+from .base import ALL_SYMMETRIES, Corruption, DrawnCorruption, register
+from .parameters import Bank, Draw, Measured
 from .view import MaskView
+
+MISSING_TOLERANCE = 0.02  # by which the share of missing pixels may differ from the SPEC's
+MASKS_AT_ONCE = 1024  # so many are checked at once: a bank may be mapped
 
 
 class Mask(DrawnCorruption):
     """A x = M x, an orthogonal projection, so that A* = A. Its images are seen through masks with more missing."""
 
-    kind = "mask"
     symmetries = ALL_SYMMETRIES
+    objective = "ambient"
+    is_projection = True
+    hidden = "pixels"
 
     def apply(self, x: Tensor, draw: Draw) -> Tensor:
         return x.masked_fill(draw.mask == 0, 0)
@@ -26,10 +32,22 @@ class Mask(DrawnCorruption):
     def view(self, draw: Draw, image_shape: tuple[int, int, int]) -> MaskView:
         return MaskView(draw.mask, image_shape[0])
 
-    def bound(self, bank: Bank) -> "Mask":
+    def bound(self, bank: Bank) -> DrawnCorruption:
         if bank.mask is None or bank.mask.ndim != 4 or bank.mask.shape[2] == 1 < bank.mask.shape[3]:
             raise ValueError(f"corruption '{self.name}': the data holds columns of k-space, not masks of pixels")
-        return super().bound(bank)  # type: ignore[return-value]
+        return super().bound(bank)
+
+    def bound_to(self, measured: Measured) -> Corruption:
+        if measured.kspace_coils is not None:
+            return Corruption.bound_to(self, measured)  # for its error
+        if not measured.clean:
+            if measured.mask is None:
+                raise ValueError(f"observations of '{self}' need their masks, and none came with them")
+            self.check_share(1 - float(measured.mask.mean()), measured.mask.size)
+        return super().bound_to(measured)
+
+    def check_share(self, missing: float, count: int) -> None:
+        """ValueError where masks of `count` pixels miss another share of them than the SPEC says."""
 
 
 @register("random_mask")
@@ -39,6 +57,8 @@ class RandomMask(Mask):
     shared: a pixel's channels are missing together. Raises ValueError unless 0 <= missing < 1.
     """
 
+    about = "each pixel is missing with one probability, independently; shared=0: each of its channels is"
+    example = "random_mask:missing=0.6"
     random = True
 
     def __init__(self, *, missing: float = 0.6, shared: bool = True) -> None:
@@ -48,6 +68,16 @@ class RandomMask(Mask):
         self.spec = f"{self.name}:missing={missing!r},shared={int(shared)}"
         self.operator = ops.Operator.mask(missing, shared=shared)
 
+    def check_share(self, missing: float, count: int) -> None:
+        tolerance = MISSING_TOLERANCE + 3 * (self.missing * (1 - self.missing) / count) ** 0.5
+        if abs(missing - self.missing) > tolerance:
+            raise ValueError(f"{missing:.1%} of the pixels are missing, but '{self}' says {self.missing:.1%}")
+
+    def check_masks(self, mask: np.ndarray, maps: np.ndarray | None) -> None:
+        super().check_masks(mask, maps)
+        if self.shared and mask.shape[1] > 1:
+            raise ValueError("masks differ among the channels; say shared=0")
+
     def generate(self, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> Draw:
         # Of the op that observes, so that both have the same mask; its images are of no interest here.
         images = torch.empty((len(index), *image_shape), dtype=torch.uint8, device=index.device)
@@ -55,7 +85,7 @@ class RandomMask(Mask):
         _, mask = ops.observe(images, index, operator, 0.0, seed, mask="uint8")
         return Draw(mask=mask)
 
-    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int) -> Draw:
+    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int | Tensor) -> Draw:
         """M~ = M B with B ~ Bernoulli(1 - delta) for each pixel (each channel of it, where M differs among them)."""
         u = ops.uniform(draw.mask.shape, seed, sample, step, ops.Stream.FURTHER_MASK)
         return Draw(mask=draw.mask * (u >= delta))
@@ -67,6 +97,10 @@ class BoxMask(Mask):
 
     Raises ValueError for a size below 1 or another place.
     """
+
+    about = "a square is missing, anywhere for each image, or in the middle of all (place=center)"
+    example = "box_mask:size=8"
+    further_hides_by_share = False  # it hides a second box
 
     def __init__(self, *, size: int = 8, place: str = "random") -> None:
         if size < 1:
@@ -84,6 +118,25 @@ class BoxMask(Mask):
         if self.size >= min(height, width):
             raise ValueError(f"corruption '{self.name}': size {self.size} leaves nothing of {height}x{width} images")
         return image_shape
+
+    def check_masks(self, mask: np.ndarray, maps: np.ndarray | None) -> None:
+        super().check_masks(mask, maps)
+        for start in range(0, len(mask), MASKS_AT_ONCE):
+            missing = (mask[start : start + MASKS_AT_ONCE] == 0).any(1)
+            sides = missing.any(2).sum(1), missing.any(1).sum(1)
+            if not all((side == self.size).all() for side in (*sides, missing.sum((1, 2)) / self.size)):
+                raise ValueError(f"masks that are not one square of {self.size} pixels; use random_mask")
+
+    def why_unlearnable(self, image_shape: tuple[int, int, int], sigma_obs: float) -> str | None:
+        if not self.random:
+            return "every image lacks the same pixels, so that nothing shows what is there"
+        if self.leaves_room(image_shape):
+            return None
+        _, height, width = image_shape
+        return (
+            f"it masks a second box, and in {height}x{width} images one of size {self.size} can leave no place for it; "
+            f"at most a third of the greater side, {max(height, width) // 3}, always does"
+        )
 
     def generate(self, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> Draw:
         _, height, width = self.observation_shape(image_shape)
@@ -104,7 +157,7 @@ class BoxMask(Mask):
 
         return (inside(top, height)[:, :, None] * inside(left, width)[:, None, :])[:, None]
 
-    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int) -> Draw:
+    def further(self, draw: Draw, delta: float, *, seed: int, sample: Tensor, step: int | Tensor) -> Draw:
         """A second box, anywhere apart from what is missing already, always (delta does not matter).
 
         Single pixels would give the first box away, and of what is never observed given M~ nothing can be learned.

@@ -18,6 +18,9 @@ class MotionBlur(Blur):
     Raises ValueError out of range.
     """
 
+    about = "the smear of a straight motion at an angle in degrees"
+    example = "motion_blur:size=9,angle=30"
+
     def __init__(self, *, size: int = 9, angle: float = 0.0) -> None:
         if not math.isfinite(angle):
             raise ValueError(f"angle expects a finite number of degrees, got {angle}")

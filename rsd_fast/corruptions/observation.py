@@ -1,4 +1,4 @@
-"""Observations of images: y = A(x) + sigma_obs eps, and what was drawn of A on the way."""
+"""Observations of images: y = A(x) + sigma_obs eps, and the operator they came about by."""
 
 from typing import NamedTuple, cast
 
@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 
 from rsd_fast import ops
+from rsd_fast.ops import InputOptions, Key
 
 from .base import Corruption, DrawnCorruption
+from .batch import BatchOperator
 from .parameters import Draw
 
 
 class Observation(NamedTuple):
-    """Of a batch of images."""
+    """Observations of a batch of images, and how they came about."""
 
     y: Tensor  # [B, *observation_shape], float32 or wider; 0 where nothing was observed
-    draw: Draw | None = None  # of an operator that differs from image to image
-    sigma_obs: Tensor | float = 0.0  # [B], or of all: standard deviation of the noise in y
+    operator: BatchOperator
+    sigma_obs: Tensor | float = 0.0  # [B], or one number for all: standard deviation of the noise in y
 
 
 def observe(
@@ -26,7 +28,7 @@ def observe(
     index: Tensor,
     sigma_obs: Tensor | float,
     seed: int,
-    step: int = 0,
+    step: int | Tensor = 0,
     channels_last: bool = False,
 ) -> Tensor:
     """y = A(x) + sigma_obs eps, float32 or wider, as a pure function of (seed, index, step).
@@ -47,33 +49,66 @@ def observation(
     index: Tensor,
     sigma_obs: Tensor | float,
     seed: int,
-    step: int = 0,
+    step: int | Tensor = 0,
     channels_last: bool = False,
 ) -> Observation:
-    """`observe`, with what was drawn of A."""
-    operator, draw = corruption.operator, None
-    if operator is not None and operator.kind == "mask":
-        y, mask = ops.observe(x, index, operator, sigma_obs, seed, step=step, mask="uint8", channels_last=channels_last)
-        return Observation(y, Draw(mask=mask), sigma_obs)
-    if operator is None:  # no kernel knows A: it acts first, and the noise comes by itself
-        operator = ops.Operator.identity()
+    """`observe`, with the operator."""
+    key = Key(seed, index, step)
+    if corruption.operator is not None and corruption.operator.kind == "mask":
+        y, mask = ops.observe(
+            x, index, corruption.operator, sigma_obs, seed, step=step, mask="uint8", channels_last=channels_last
+        )
+        return Observation(y, _drawn(corruption, x, key, mask), sigma_obs)
+    return observe_through(corruption.batch(_shape(x), index, seed), x, sigma_obs, key, channels_last=channels_last)
+
+
+def observe_through(
+    operator: BatchOperator, x: Tensor, sigma_obs: Tensor | float, key: Key, *, channels_last: bool = False
+) -> Observation:
+    """The same through an operator of which all has been drawn; key: of the noise."""
+    fused = operator.corruption.operator
+    if fused is None or operator.draw is not None:  # no kernel knows A: it acts first, and the noise comes by itself
+        fused = ops.Operator.identity()
         if x.dtype == torch.uint8:
-            x = cast(Tensor, ops.observe(x, index, operator, 0.0, seed))
-        if isinstance(corruption, DrawnCorruption):
-            draw = corruption.draw((x.shape[1], x.shape[2], x.shape[3]), index, seed)
-        x = apply(corruption, x, draw, index=index, seed=seed)
-    y = cast(Tensor, ops.observe(x, index, operator, sigma_obs, seed, step=step, channels_last=channels_last))
-    return Observation(observed(y, draw), draw, sigma_obs)
+            x = cast(Tensor, ops.observe(x, key.sample, fused, 0.0, key.seed))
+        x = operator.apply(x)
+    y = cast(
+        Tensor,
+        ops.observe(x, key.sample, fused, sigma_obs, key.seed, step=key.step, channels_last=channels_last),
+    )
+    return Observation(operator.observed(y), operator, sigma_obs)
 
 
-def apply(corruption: Corruption, x: Tensor, draw: Draw | None, *, index: Tensor, seed: int) -> Tensor:
-    """A x, of what was drawn where that is at hand already. Differentiable in x."""
-    if draw is None:
-        return corruption.forward(x, index=index, seed=seed)
-    assert isinstance(corruption, DrawnCorruption)
-    return corruption.apply(x, draw)
+def observe_noised(
+    corruption: Corruption,
+    x: Tensor,
+    sigma_obs: Tensor | float,
+    sigma: Tensor,
+    key: Key,
+    options: InputOptions,
+) -> tuple[Observation, Tensor, Tensor] | None:
+    """(a fresh observation of images x, x_t, the network's input), in one pass over the images, by an operator that the
+    kernels know; None for any other. sigma [B]: the level x_t is noised to. options: as for `ops.perturb`."""
+    if corruption.operator is None:
+        return None
+    masked = corruption.operator.kind == "mask"
+    y, x_t, net_input, *mask = ops.observe_perturb(
+        x,
+        corruption.operator,
+        sigma_obs,
+        sigma,
+        key,
+        mask="uint8" if masked else None,
+        options=options,
+    )
+    operator = _drawn(corruption, x, key, mask[0]) if masked else corruption.batch(_shape(x), key.sample, key.seed)
+    return Observation(y, operator, sigma_obs), x_t, net_input
 
 
-def observed(y: Tensor, draw: Draw | None) -> Tensor:
-    """y with 0 where nothing was observed, whatever stood there."""
-    return y if draw is None else y.masked_fill(draw.mask == 0, 0)
+def _drawn(corruption: Corruption, x: Tensor, key: Key, mask: Tensor) -> BatchOperator:
+    """The operator of masks that a kernel drew for images x."""
+    return cast(DrawnCorruption, corruption).drawn(Draw(mask=mask), _shape(x), key.sample, key.seed)
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    return x.shape[1], x.shape[2], x.shape[3]

@@ -1,6 +1,6 @@
 """What differs in A from image to image: drawn by a SPEC, or brought along with the data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from rsd_fast import ops
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Draw:
-    """Of each image of a batch.
+    """What was drawn for each image of a batch.
 
     mask: uint8, 1 where something was observed: pixels [B, 1 or C, H, W], or columns of k-space [B, 1, 1, W].
     maps: coil sensitivities, complex64 [B or 1, coils, H, W], of k-space from several coils.
@@ -51,21 +51,33 @@ class Bank:
     pool: bool = False
     _pool: Examples = field(default_factory=Examples, init=False, repr=False)
 
-    def draw(self, generate: Callable[[], Draw], index: Tensor, seed: int) -> Draw:
-        """Of images number index [B]; `generate` makes what the bank lacks."""
-        drawn = None if self.mask is not None else generate()
-        mask = drawn.mask if drawn else self._rows("mask", self.mask, index, seed)
-        maps = self._rows("maps", self.maps, index, seed) if self.maps is not None else drawn.maps if drawn else None
-        return Draw(mask=mask, maps=maps)
+    def draw(
+        self, generate: Callable[[], Draw], index: Tensor, seed: int, rows: Mapping[str, Tensor] | None = None
+    ) -> Draw:
+        """The draw of images number index [B]; `generate` makes what the bank lacks.
 
-    def _rows(self, name: str, rows: np.ndarray | None, index: Tensor, seed: int) -> Tensor:
-        assert rows is not None
-        if len(rows) == 1:
-            return self._pool.on(index.device, name, rows).expand(len(index), *[-1] * (rows.ndim - 1))
+        rows: of a bank that is no pool, the rows `mask` and `maps` of these images, where they are on their device
+        already: looking them up here would read the index on the host.
+        """
+        rows = rows or {}
+        generated = None if self.mask is not None else generate()
+        mask = generated.mask if generated else self._rows("mask", self.mask, index, seed, rows)
+        if self.maps is not None:
+            return Draw(mask=mask, maps=self._rows("maps", self.maps, index, seed, rows))
+        return Draw(mask=mask, maps=generated.maps if generated else None)
+
+    def _rows(
+        self, name: str, table: np.ndarray | None, index: Tensor, seed: int, rows: Mapping[str, Tensor]
+    ) -> Tensor:
+        if name in rows:
+            return rows[name].contiguous()
+        assert table is not None
+        if len(table) == 1:
+            return self._pool.on(index.device, name, table).expand(len(index), *[-1] * (table.ndim - 1))
         if self.pool:
             u = ops.uniform((len(index),), seed, index, 0, ops.Stream.OBSERVATION_MASK)
-            return self._pool.draw(name, rows, u)
-        return torch.from_numpy(np.take(rows, index.cpu().numpy(), axis=0)).to(index.device)
+            return self._pool.draw(name, table, u)
+        return torch.from_numpy(np.take(table, index.cpu().numpy(), axis=0)).to(index.device)
 
     def examples(self, count: int) -> "Bank":
         """A pool of at most so many rows, evenly spaced."""
@@ -77,3 +89,19 @@ class Bank:
             return np.ascontiguousarray(rows[chosen])
 
         return Bank(mask=some(self.mask), maps=some(self.maps), pool=True)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measured:
+    """How the images of a source were measured, as far as the source itself says.
+
+    clean: they are images (or fully sampled k-space) that A has yet to act on, rather than its observations.
+    kspace_coils: the number of coils of k-space; None where the source holds images.
+    mask, maps: as in `Bank`. estimate_maps(acs_lines): coil maps from the central columns; it raises ValueError.
+    """
+
+    clean: bool
+    kspace_coils: int | None = None
+    mask: np.ndarray | None = None
+    maps: np.ndarray | None = None
+    estimate_maps: Callable[[int], np.ndarray]

@@ -13,6 +13,7 @@ class View:
     """All of an image: the state is the image, and there is no condition."""
 
     condition: Tensor | None = None  # [B, K, H, W], channels of the network's input
+    kept: Tensor | None = None  # 1 where a state is seen, broadcasting over it; None: everywhere
 
     def measure(self, x: Tensor) -> Tensor:
         """A~ x, of images [B, C, H, W]; also keeps of noise in the state's space what is observed."""
@@ -29,6 +30,8 @@ class View:
 
 class MaskView(View):
     """Pixels: A~ keeps those where kept [B, 1 or C, H, W] is 1, and so does A~*."""
+
+    kept: Tensor
 
     def __init__(self, kept: Tensor, channels: int) -> None:
         self.kept = kept

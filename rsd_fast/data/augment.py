@@ -6,7 +6,6 @@ whether A is still A, its `symmetries` say.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ _MOVES: dict[str, Callable[[Tensor], Tensor]] = {
 
 def augment(observation: Observation, symmetries: tuple[str, ...], *, seed: int, sample: Tensor) -> Observation:
     """Each of the symmetries with probability 1/2: a function of (seed, sample [B]). Keeps the memory format."""
-    y, draw, sigma_obs = observation
+    y, operator, sigma_obs = observation
     chosen = ops.uniform((len(y), len(_MOVES)), seed, sample, 0, ops.Stream.AUGMENTATION) < 0.5
 
     def moved(x: Tensor) -> Tensor:
@@ -33,4 +32,4 @@ def augment(observation: Observation, symmetries: tuple[str, ...], *, seed: int,
                 result = torch.where(here, _MOVES[name](result), result)
         return result.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
 
-    return Observation(moved(y), None if draw is None else replace(draw, mask=moved(draw.mask)), sigma_obs)
+    return Observation(moved(y), operator.moved(moved), sigma_obs)

@@ -46,7 +46,7 @@ class ShuffledObservations:
         slow = self.pinned or any(storage.is_mapped(table) for table in dataset.tables.values())
         self.prefetch = slow if prefetch is None else prefetch
         self.ahead: tuple[np.ndarray, _InBackground[Rows]] | None = None  # positions, their rows
-        self.permutations: dict[int, Tensor] = {}  # of the epochs in use: a batch may straddle two
+        self.permutations: dict[int, Tensor] = {}  # for the epochs in use: a batch may straddle two
         self.next_permutation: tuple[int, _InBackground[Tensor]] | None = None
 
     def __call__(self, positions: range, then: range | None = None) -> tuple[Observation, Tensor]:
@@ -85,12 +85,12 @@ class ShuffledObservations:
 
     def _indices(self, place: np.ndarray) -> np.ndarray:
         epochs, offsets = np.divmod(place, len(self.dataset))
-        wanted = np.unique(epochs).tolist()
-        self.permutations = {epoch: self._permutation(epoch) for epoch in wanted}
-        if self.prefetch and (self.next_permutation is None or self.next_permutation[0] <= wanted[-1]):
-            self.next_permutation = wanted[-1] + 1, _InBackground(partial(self.permutation, wanted[-1] + 1))
+        used_epochs = np.unique(epochs).tolist()
+        self.permutations = {epoch: self._permutation(epoch) for epoch in used_epochs}
+        if self.prefetch and (self.next_permutation is None or self.next_permutation[0] <= used_epochs[-1]):
+            self.next_permutation = used_epochs[-1] + 1, _InBackground(partial(self.permutation, used_epochs[-1] + 1))
         indices = np.empty_like(place)
-        for epoch in wanted:
+        for epoch in used_epochs:
             here = epochs == epoch
             indices[here] = self.permutations[epoch].numpy()[offsets[here]]
         return indices

@@ -16,7 +16,7 @@ from rsd_fast.runs import read_lines
 
 from .publish import Publisher
 
-SIGMA_EDGES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 80.0)  # of bands of noise levels; what is beyond is of the last one
+SIGMA_EDGES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 80.0)  # between bands of noise levels; the last band takes what is beyond
 
 
 class Statistics:
@@ -49,7 +49,10 @@ class Statistics:
         self.bands[name] = self.bands[name] + sums if name in self.bands else sums
 
     def by_sigma(self) -> dict[str, Any]:
-        """{"edges": of the bands, name: means in them, None where no value fell}, over all processes; starts anew."""
+        """{"edges": the bands' edges, name: the means in the bands, None where no value fell}, over all processes.
+
+        It starts anew.
+        """
         result: dict[str, Any] = {"edges": list(SIGMA_EDGES)} if self.bands else {}
         for name in sorted(self.bands):
             counts, totals = processes.reduce(self.bands[name], "sum").tolist()
@@ -58,7 +61,7 @@ class Statistics:
         return result
 
     def summary(self) -> dict[str, tuple[float, float, float]]:
-        """{name: (mean, least, greatest)} over all processes; starts anew."""
+        """{name: (mean, least, greatest)} over all processes. It starts anew."""
         result = {}
         for name in sorted(self.moments):
             count, total = processes.reduce(self.moments[name], "sum").tolist()
@@ -69,15 +72,15 @@ class Statistics:
 
 
 class Log:
-    """Appends an object a tick to log.jsonl, shows and publishes it; silent on every process but the first.
+    """Appends an object a tick to log.jsonl, prints and publishes it; it is silent in every process but the first.
 
-    shown: names of what the progress line has of it.
+    headline: names of the values that the progress line has.
     """
 
     def __init__(
-        self, path: Path, *, total_kimg: float, kimg: float, title: str, shown: tuple[str, ...], publisher: Publisher
-    ):
-        self.path, self.shown, self.publisher = path, shown, publisher
+        self, path: Path, *, total_kimg: float, kimg: float, title: str, headline: tuple[str, ...], publisher: Publisher
+    ) -> None:
+        self.path, self.headline, self.publisher = path, headline, publisher
         self.active = processes.rank() == 0
         terminal = self.active and sys.stderr.isatty()
         self.title = title
@@ -108,17 +111,17 @@ class Log:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.publisher.scalars(record, record["kimg"])
-        shown = ", ".join(f"{key.replace('_', ' ')} {record[key]:.4g}" for key in self.shown)
+        headline = ", ".join(f"{key.replace('_', ' ')} {record[key]:.4g}" for key in self.headline)
         rate = f"{record['images_per_sec']:.4g} images/s"
         if self.bar.disable:
             print(
-                f"{self.title} {record['kimg']:.2f}/{self.total_kimg:.2f} kimg, {shown}, {rate}, "
+                f"{self.title} {record['kimg']:.2f}/{self.total_kimg:.2f} kimg, {headline}, {rate}, "
                 f"{record['seconds']:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )
         else:
-            self.bar.set_postfix_str(f"{shown}, {rate}", refresh=True)
+            self.bar.set_postfix_str(f"{headline}, {rate}", refresh=True)
 
     def close(self) -> None:
         self.bar.close()
@@ -126,7 +129,7 @@ class Log:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Largest memory held so far: the device's allocations with CUDA, else the process's resident size."""
+    """The most memory held so far, GiB: what is allocated on a CUDA device, else the process's resident size."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

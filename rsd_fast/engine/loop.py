@@ -5,6 +5,7 @@ It counts in images seen. Random numbers are a function of (seed, images seen), 
 
 import contextlib
 import dataclasses
+import enum
 import math
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ from .step import PhaseStep
 DataSource = Callable[[range, range], tuple[Observation, Tensor]]
 # Metrics of a checkpoint's folder, as metrics.jsonl has them; the first is the one that chooses, lower being better.
 Evaluate = Callable[[Path], list[dict[str, Any]]]
+# It is called with each record of log.jsonl; True stops the run.
+Callback = Callable[[dict[str, Any]], bool | None]
 
 BY_SIGMA = ("loss", "fisher", "teacher_loss", "fake_loss")  # statistics that are kept apart by noise level
 
@@ -47,11 +50,21 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM came; the run was saved."""
 
 
+class Ending(enum.Enum):
+    """Why a run ends. It is saved before, whatever the reason, and evaluated unless it was interrupted."""
+
+    FINISHED = enum.auto()  # it has seen as many images as it was to see
+    INTERRUPTED = enum.auto()  # SIGINT or SIGTERM came, to this process or to another
+    STOPPED = enum.auto()  # the callback asked for it
+    EXHAUSTED = enum.auto()  # too many evaluations in a row were no better than the best one
+
+
 class Trainer:
     """Trains a method's phases until `training.kimg` thousand images have been seen.
 
-    data: for methods that read observations. state: of the checkpoint to resume from. evaluate: of checkpoints, every
-    `monitoring.eval_kimg`, in every process.
+    data: gives observations to methods that read them. state: the checkpoint to go on from. evaluate: computes a
+    checkpoint's metrics, each `monitoring.eval_kimg`, in every process. callback: is called in the first process with
+    each record of log.jsonl; where it returns True, the run is saved and evaluated as at its end, and stops.
     """
 
     def __init__(
@@ -63,35 +76,36 @@ class Trainer:
         data: DataSource | None = None,
         state: TrainingState | None = None,
         evaluate: Evaluate | None = None,
-    ):
-        self.method, self.config, self.run, self.data = method, config, run, data
+        callback: Callback | None = None,
+    ) -> None:
+        self.method, self.run, self.data, self.evaluate, self.callback = method, run, data, evaluate, callback
+        self.config, self.monitoring = config, config.monitoring
         self.training = t = config.training
-        self.evaluate, self.monitoring = evaluate, config.monitoring
         self.device = next(method.product().parameters()).device
+        self.total_images = math.ceil(t.kimg * 1000 / t.batch) * t.batch
         self.images_seen = 0
         self.seconds = 0.0  # spent on training, over all sittings
         # The phases' graphs are replayed in the order of their capture, and may therefore share their memory.
         graphs = {"warmup": 0, "pool": torch.cuda.graph_pool_handle()} if t.cuda_graphs else None
         self.stream = torch.cuda.Stream(self.device) if t.cuda_graphs else None  # the default one cannot be captured
         self.steps = [PhaseStep(method, phase, t, self.device, graphs) for phase in method.phases]
-        self.emas = {
-            phase.name: Ema(phase.network, phase.ema, halflife_kimg=t.ema_halflife_kimg, rampup=t.ema_rampup)
+        self.emas = [
+            Ema(phase.network, phase.ema, halflife_kimg=t.ema_halflife_kimg, rampup=t.ema_rampup)
             for phase in method.phases
             if phase.ema is not None
-        }
+        ]
         self.resumed = state is not None
         if state is not None:
             self.restore(state)
         self.statistics = Statistics()
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
-        self.stop = StopSignal()
-        if t.micro_batch == "auto":
-            self.share = processes.share(t.batch, None)
-            t = dataclasses.replace(t, micro_batch=self.fitting())
-            self.training, self.config = t, dataclasses.replace(config, training=t)
-        assert not isinstance(t.micro_batch, str)
+        self.stop_signal = StopSignal()
         self.share = processes.share(t.batch, t.micro_batch)  # images a step in this process
-        self.micro_batch = t.micro_batch or self.share
+        self.micro_batch = t.micro_batch if isinstance(t.micro_batch, int) else self.share
+        if t.micro_batch == "auto":  # config.json says what that comes to
+            self.micro_batch = self.fitting()
+            self.training = dataclasses.replace(t, micro_batch=self.micro_batch)
+            self.config = dataclasses.replace(config, training=self.training)
 
     def fitting(self) -> int:
         """The largest micro-batch that fits into memory, the same in every process."""
@@ -102,8 +116,7 @@ class Trainer:
                 step.optimizer.zero_grad(set_to_none=True)
 
         moments = sum(2 * p.nbytes for step in self.steps if not step.optimizer.state for p in step.parameters)
-        found = largest_micro_batch(attempt, self.share, self.device, reserve=moments)
-        return processes.least(found)
+        return processes.least(largest_micro_batch(attempt, self.share, self.device, reserve=moments))
 
     @property
     def kimg(self) -> float:
@@ -111,80 +124,114 @@ class Trainer:
 
     def run_to_end(self) -> None:
         """Train, log, save and evaluate. Raises NonFiniteLoss, and Interrupted after saving on SIGINT or SIGTERM."""
-        t, m = self.training, self.monitoring
-        total_images = math.ceil(t.kimg * 1000 / t.batch) * t.batch
-        publisher = Publisher(
-            self.run.path,
-            kimg=self.kimg,
-            tensorboard=m.tensorboard,
-            project=m.wandb,
-            config=configs.to_json(self.config),
-        )
-        shown = tuple(f"{phase.name}_loss" for phase in self.method.phases)
-        log = Log(
-            self.run.log_path,
-            total_kimg=total_images / 1000,
-            kimg=self.kimg,
-            title=self.config.kind,
-            shown=shown,
-            publisher=publisher,
-        )
-        with contextlib.closing(log), self.stop:
+        log = self.open_log()
+        with contextlib.closing(log), self.stop_signal:
             if not self.resumed:
                 self.snapshot(log)
             log.say(self.cost())
-            interrupted = False
-            done = self.evaluated(log, finished=self.images_seen >= total_images)
-            tick_start, tick_images = time.perf_counter(), self.images_seen
-            while self.images_seen < total_images and not done:
+            ending = self.evaluated(log, self.finished())
+            self.start_tick()
+            while ending is None:
                 self.step()
                 log.advance(self.kimg)
-                finished = self.images_seen >= total_images
-                tick = finished or any(map(self.passed, (t.snapshot_kimg, t.log_kimg, m.eval_kimg)))
-                interrupted = self.stop_agreed(tick)
-                if not (tick or interrupted):
-                    continue
-                self.check_finite()
-                elapsed = time.perf_counter() - tick_start
-                self.seconds += elapsed
-                log.tick(self.record((self.images_seen - tick_images) / elapsed))
-                if finished or interrupted or self.passed(t.snapshot_kimg) or self.passed(m.eval_kimg):
-                    self.snapshot(log)
-                done = finished or interrupted
-                if not interrupted:
-                    done = self.evaluated(log, finished) or done
-                tick_start, tick_images = time.perf_counter(), self.images_seen
-        if interrupted:
-            name = self.stop.name or "another process was stopped"
+                ending = self.interrupted() or self.finished()
+                if ending or self.tick_due():
+                    ending = self.tick(log, ending)
+        if ending is Ending.INTERRUPTED:
+            name = self.stop_signal.name or "another process was stopped"
             raise Interrupted(f"{name}: {self.run.path} is saved at {self.kimg:g} kimg; go on with --resume")
 
-    def evaluated(self, log: Log, finished: bool) -> bool:
-        """Evaluate the newest checkpoint where that is due, and name the best one; is the run's patience exhausted?
+    def open_log(self) -> Log:
+        publisher = Publisher(
+            self.run.path,
+            kimg=self.kimg,
+            tensorboard=self.monitoring.tensorboard,
+            project=self.monitoring.wandb,
+            config=configs.to_json(self.config),
+        )
+        return Log(
+            self.run.log_path,
+            total_kimg=self.total_images / 1000,
+            kimg=self.kimg,
+            title=self.config.kind,
+            headline=tuple(f"{phase.name}_loss" for phase in self.method.phases),
+            publisher=publisher,
+        )
+
+    def finished(self) -> Ending | None:
+        return Ending.FINISHED if self.images_seen >= self.total_images else None
+
+    def interrupted(self) -> Ending | None:
+        """Did a signal come, to any process? Several agree at ticks, so that all leave after the same step."""
+        if processes.world_size() == 1:
+            return Ending.INTERRUPTED if self.stop_signal.number is not None else None
+        if not self.tick_due():
+            return None
+        flag = torch.full((), float(self.stop_signal.number is not None), device=self.device)
+        return Ending.INTERRUPTED if processes.reduce(flag, "max").item() else None
+
+    def tick_due(self) -> bool:
+        intervals = self.training.snapshot_kimg, self.training.log_kimg, self.monitoring.eval_kimg
+        return self.finished() is not None or any(map(self.passed, intervals))
+
+    def start_tick(self) -> None:
+        self.tick_start, self.tick_images = time.perf_counter(), self.images_seen
+
+    def tick(self, log: Log, ending: Ending | None) -> Ending | None:
+        """Log the steps since the last tick, and save and evaluate where that is due; why the run ends, if it does."""
+        self.check_finite()
+        elapsed = time.perf_counter() - self.tick_start
+        self.seconds += elapsed
+        record = self.record((self.images_seen - self.tick_images) / elapsed)
+        log.tick(record)
+        if self.callback_stops(record):
+            ending = ending or Ending.STOPPED
+        if ending or self.passed(self.training.snapshot_kimg) or self.passed(self.monitoring.eval_kimg):
+            self.snapshot(log)
+        if ending is not Ending.INTERRUPTED:
+            ending = self.evaluated(log, ending)
+        self.start_tick()
+        return ending
+
+    def callback_stops(self, record: dict[str, Any]) -> bool:
+        """Call the callback in the first process; its answer, in every process."""
+        return processes.broadcast(processes.rank() == 0 and self.callback is not None and bool(self.callback(record)))
+
+    def evaluated(self, log: Log, ending: Ending | None) -> Ending | None:
+        """Evaluate the newest checkpoint where that is due, and name the best one; why the run ends, if it does.
 
         What was evaluated before is in metrics.jsonl, so that a resumed run decides as one that was never interrupted.
+        Only the first process writes that file, and it decides for all.
         """
-        m, folder = self.monitoring, self.run.checkpoint(round(self.kimg, 3))
         if self.evaluate is None:
-            return False
-        history = Selection(self.run.metrics(), m, self.training.seed)
-        due = finished or not self.images_seen or self.passed(m.eval_kimg)
-        if self.agreed(due and folder.name not in history.names):
-            found = self.evaluate(folder)
-            if processes.rank() == 0:
-                self.run.add_metrics(found)
-                log.publisher.scalars({each["metric"]: each["value"] for each in found}, self.kimg)
-                history = Selection(self.run.metrics(), m, self.training.seed)
-            log.say(history.report(found))
+            return ending
+        if self.evaluation_due(ending):
+            self.add_evaluation(log, self.evaluate)
+        history = self.history()
         if processes.rank() == 0:
             history.name_best(self.run.path / "best")
-        exhausted = self.agreed(history.exhausted)
-        if exhausted and not finished:
+        if processes.broadcast(history.exhausted) and ending is None:
             log.say(f"no evaluation after {history.best} was better, {history.since_best} in a row: stopped")
-        return exhausted
+            return Ending.EXHAUSTED
+        return ending
 
-    def agreed(self, flag: bool) -> bool:
-        """What the first process finds, which alone writes the files that it is found in, in every process."""
-        return not processes.least(not flag if processes.rank() == 0 else 1)
+    def history(self) -> Selection:
+        return Selection(self.run.metrics(), self.monitoring, self.training.seed)
+
+    def newest_checkpoint(self) -> Path:
+        return self.run.checkpoint(round(self.kimg, 3))
+
+    def evaluation_due(self, ending: Ending | None) -> bool:
+        """At the beginning, at the end and each eval_kimg, unless a run that was resumed has done it before."""
+        due = ending is not None or not self.images_seen or self.passed(self.monitoring.eval_kimg)
+        return processes.broadcast(due and self.newest_checkpoint().name not in self.history().names)
+
+    def add_evaluation(self, log: Log, evaluate: Evaluate) -> None:
+        records = evaluate(self.newest_checkpoint())
+        if processes.rank() == 0:
+            self.run.add_metrics(records)
+            log.publisher.scalars({record["metric"]: record["value"] for record in records}, self.kimg)
+            log.say(self.history().report(records))
 
     def cost(self) -> str:
         """What a step is made of, in words."""
@@ -208,11 +255,11 @@ class Trainer:
         with on_stream(self.stream):
             for number, step in enumerate(self.steps, start=1):
                 name = step.phase.name
-                found = step.gradients(self.batches(start, number))
-                for statistic, values in found.items():
+                statistics = step.gradients(self.batches(start, number))
+                for statistic, values in statistics.items():
                     self.statistics.add(f"{name}_{statistic}", values)
                     if statistic in BY_SIGMA:
-                        self.statistics.add_by_sigma(f"{name}_{statistic}", values, found["sigma"])
+                        self.statistics.add_by_sigma(f"{name}_{statistic}", values, statistics["sigma"])
                     if statistic == "loss":
                         self.finite &= torch.isfinite(values).all()
                 processes.sum_gradients(step.parameters)
@@ -222,11 +269,11 @@ class Trainer:
                 if self.device.type == "cpu" and processes.world_size() == 1:
                     self.check_finite(step.phase)  # elsewhere reading the flag every step would stall: done at ticks
             self.images_seen += self.training.batch
-            for ema in self.emas.values():
+            for ema in self.emas:
                 ema.update(self.images_seen, self.training.batch)
 
     def batches(self, start: int, step: int) -> list[Batch]:
-        """This process's share of a step from image number `start` on, in micro-batches."""
+        """This process's share of a step that begins at image number `start`, in micro-batches."""
         parts = range(start, start + self.share, self.micro_batch)
         return [self.batch(range(first, first + self.micro_batch), step) for first in parts]
 
@@ -242,15 +289,6 @@ class Trainer:
         ramp_images = self.training.lr_rampup_kimg * 1000
         return min((self.images_seen + self.training.batch) / ramp_images, 1.0) if ramp_images else 1.0
 
-    def stop_agreed(self, tick: bool) -> bool:
-        """Did a signal come, to any process? Several agree at ticks, so that all leave after the same step."""
-        if processes.world_size() == 1:
-            return self.stop.number is not None
-        if not tick:
-            return False
-        flag = torch.full((), float(self.stop.number is not None), device=self.device)
-        return bool(processes.reduce(flag, "max").item())
-
     def check_finite(self, phase: Phase | None = None) -> None:
         if not processes.reduce(self.finite.float(), "min").item():
             where = f"the {phase.name}'s loss or gradient" if phase else "a loss or gradient since the last tick"
@@ -260,7 +298,7 @@ class Trainer:
             )
 
     def record(self, images_per_sec: float) -> dict[str, Any]:
-        """One line of log.jsonl: means since the last tick; for sigma its least and greatest, too."""
+        """One line of log.jsonl: means since the last tick, and of sigma the least and the greatest, too."""
         record: dict[str, Any] = {"kimg": self.kimg, "step": self.images_seen // self.training.batch}
         for name, (mean, least, greatest) in self.statistics.summary().items():
             record[name] = mean

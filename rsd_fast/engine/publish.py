@@ -11,14 +11,14 @@ from PIL import Image
 
 from rsd_fast import files, processes
 
-FOLDER = "tensorboard"  # in a run's
+FOLDER = "tensorboard"  # in a run's folder
 
 
 class Publisher:
-    """Scalars and pictures to whichever of the two is asked for; to none in every process but the first.
+    """Sends scalars and pictures to whichever of the two is asked for, and only from the first process.
 
-    folder: of the run. kimg: where it begins, or goes on. project: of W&B; None: not there. config: JSON.
-    Raises ModuleNotFoundError where a package is missing.
+    folder: the run's. kimg: where the run begins, or goes on. project: its name at W&B; with None nothing goes there.
+    config: the run's settings as JSON. Raises ModuleNotFoundError where a package is missing.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Publisher:
             )
 
     def scalars(self, record: dict[str, Any], kimg: float) -> None:
-        """The numbers of a record, those by bands of sigma under the bands' names, at so many images."""
+        """Send the numbers of a record at so many images; those by bands of sigma come under the bands' names."""
         values = numbers(record)
         step = round(kimg * 1000)
         if self.board is not None:
@@ -79,7 +79,7 @@ class Publisher:
 
 
 def identity(folder: Path) -> str:
-    """Of the run of W&B that belongs to a run directory, however often that is resumed."""
+    """The id of the run of W&B that belongs to a run directory, however often that is resumed."""
     file = folder / "wandb" / "id"
     if not file.exists():
         files.write_text(file, secrets.token_hex(8) + "\n")
@@ -87,12 +87,12 @@ def identity(folder: Path) -> str:
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
-    """Flat: `by_sigma`'s lists by `NAME/sigma LEAST-GREATEST`."""
-    found = {k: v for k, v in record.items() if isinstance(v, int | float) and k not in ("kimg", "step")}
+    """The numbers of a record by name; those of `by_sigma`'s lists by `NAME/sigma LEAST-GREATEST`."""
+    scalars = {k: v for k, v in record.items() if isinstance(v, int | float) and k not in ("kimg", "step")}
     bands = dict(record.get("by_sigma", {}))
     edges = bands.pop("edges", [])
     for name, means in bands.items():
         for least, greatest, mean in zip(edges, edges[1:], means, strict=False):
             if mean is not None:
-                found[f"{name}/sigma {least:g}-{greatest:g}"] = mean
-    return found
+                scalars[f"{name}/sigma {least:g}-{greatest:g}"] = mean
+    return scalars

@@ -1,4 +1,4 @@
-"""Which checkpoint is the best, and whether to go on: from the evaluations in a run's metrics.jsonl alone."""
+"""Which checkpoint is the best, and whether to go on: only the evaluations in a run's metrics.jsonl decide."""
 
 import math
 from pathlib import Path
@@ -12,8 +12,8 @@ from rsd_fast.evaluation.metrics import needs_features
 class Selection:
     """The evaluations of the metric that chooses, the first of `monitoring.eval_metrics`; lower is better.
 
-    records: of metrics.jsonl. Those that `rsd-fast evaluate` added do not count, nor those of other features, numbers
-    or seeds, which cannot be compared.
+    records: the objects of metrics.jsonl. Those that `rsd-fast evaluate` added do not count, nor do those with other
+    features, numbers of images or seeds, which cannot be compared.
     """
 
     def __init__(self, records: list[dict[str, Any]], monitoring: Monitoring, seed: int) -> None:
@@ -36,7 +36,7 @@ class Selection:
 
     @property
     def since_best(self) -> int:
-        """Evaluations after the best one."""
+        """How many evaluations came after the best one."""
         return len(self.names) - 1 - self.names.index(self.best) if self.best is not None else len(self.names)
 
     @property
@@ -48,12 +48,12 @@ class Selection:
         if self.best is not None and not (file.exists() and file.read_text().strip() == self.best):
             files.write_text(file, self.best + "\n")
 
-    def report(self, found: list[dict[str, Any]]) -> str:
-        """A line for a person on new evaluations."""
+    def report(self, records: list[dict[str, Any]]) -> str:
+        """A line for a person on new evaluations of a checkpoint."""
         parts = []
-        for each in found:
-            floor = "" if each["floor"] is None else f" (real ones: {each['floor']:.4g})"
-            parts.append(f"{each['metric']} {each['value']:.4g}{floor}")
-        checkpoint = found[0]["checkpoint"]
+        for record in records:
+            floor = "" if record["floor"] is None else f" (real ones: {record['floor']:.4g})"
+            parts.append(f"{record['metric']} {record['value']:.4g}{floor}")
+        checkpoint = records[0]["checkpoint"]
         best = "the best so far" if checkpoint == self.best else f"the best is {self.best} with {self.best_value:.4g}"
         return f"{checkpoint}: {', '.join(parts)}; {best}"

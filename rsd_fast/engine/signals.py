@@ -9,7 +9,8 @@ from typing import Any
 class StopSignal:
     """While it is entered, the first SIGINT or SIGTERM sets `number`; a second one acts at once, as it did before.
 
-    A signal that is ignored, as SIGINT is in a background job of a shell, stays so; outside the main thread all do.
+    A signal that is ignored, as SIGINT is in a background job of a shell, stays ignored. Outside the main thread
+    nothing changes.
     """
 
     number: int | None = None

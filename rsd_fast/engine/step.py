@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rsd_fast.config import Training
-from rsd_fast.corruptions import Draw
+from rsd_fast.corruptions import BatchOperator, Draw, DrawnOperator
 from rsd_fast.cuda_graphs import Graphed
 from rsd_fast.methods.base import Batch, Method, Phase
 
-for _kind in (Batch, Draw):
+for _kind in (Batch, BatchOperator, Draw, DrawnOperator):
     torch.export.register_dataclass(_kind)  # so that the tensors in one can be told from the rest
 
 
 class PhaseStep:
     """The optimiser of one phase and the gradients it steps by.
 
-    graph_options: of `Graphed`, for a step in CUDA graphs; None: kernels are launched one by one.
+    graph_options: keyword arguments of `Graphed`, for a step in CUDA graphs. With None kernels are launched one by one.
     """
 
     def __init__(
@@ -49,7 +49,10 @@ class PhaseStep:
         self.eager_calls = 0
 
     def gradients(self, batches: list[Batch]) -> dict[str, Tensor]:
-        """Into the parameters, of the batch's mean loss, a micro-batch at a time; returns loss and statistics [n]."""
+        """Leave the gradients of the batch's mean loss in the parameters, a micro-batch at a time.
+
+        Returns the loss and the statistics of each image, [n], by name.
+        """
         if self.graph_options is None or self.eager_calls < 2:
             return self._gradients(batches)
         leaves, tree = pytree.tree_flatten(batches)
@@ -60,25 +63,25 @@ class PhaseStep:
 
     def capture(self, leaves: list[Any], tree: pytree.TreeSpec) -> tuple[Graphed, Graphed]:
         def gradients(*tensors: Tensor) -> dict[str, Tensor]:
-            found = iter(tensors)
-            given = [next(found) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            return self._gradients(pytree.tree_unflatten(given, tree))
+            replacements = iter(tensors)
+            replaced = [next(replacements) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            return self._gradients(pytree.tree_unflatten(replaced, tree))
 
         assert self.graph_options is not None
         return Graphed(gradients, **self.graph_options), Graphed(self._update, **self.graph_options)
 
     def _gradients(self, batches: list[Batch]) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
-        found: dict[str, list[Tensor]] = {}
+        parts: dict[str, list[Tensor]] = {}
         for batch in batches:
             loss, statistics = self.method.loss(self.phase, batch)
             (loss.sum() * (self.phase.loss_scale / self.training.batch)).backward()
             for name, values in {"loss": loss, **statistics}.items():
-                found.setdefault(name, []).append(values.detach().flatten())
-        return {name: torch.cat(values) for name, values in found.items()}
+                parts.setdefault(name, []).append(values.detach().flatten())
+        return {name: torch.cat(values) for name, values in parts.items()}
 
     def update(self, lr_factor: float) -> Tensor:
-        """One step by those gradients; returns their norm []."""
+        """Step by those gradients. Returns their norm []."""
         for group in self.optimizer.param_groups:
             lr = self.phase.lr * lr_factor
             if isinstance(group["lr"], Tensor):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rsd_fast import corruptions
+from rsd_fast import corruptions, objectives
 from rsd_fast.config import Pretrain, RunConfig
 from rsd_fast.data import DataError, ObservedDataset, open_source
 from rsd_fast.errors import FieldError
@@ -88,12 +88,12 @@ def pictures_of(data: ObservedDataset) -> ImageSet:
 def observe_as(data: ObservedDataset, config: RunConfig | None, seed: int) -> Observe:
     """Observations of samples as the data came about, as images; other noise, masks and levels than the data's."""
     operator = data.corruption.pooled()
-    if isinstance(config, Pretrain) and not config.objective.conditional:
+    if isinstance(config, Pretrain) and not objectives.create(config.objective).conditional:
         operator = corruptions.Identity()  # such a teacher makes A x already
     own, levels = (seed + PROXIMAL_SEED) % 2**64, replace(data.levels, pool=True)
 
     def observe(images: Tensor, index: Tensor) -> Tensor:
         seen = corruptions.observation(operator, images, index=index, sigma_obs=levels.of(index, own), seed=own)
-        return operator.picture(seen.y, seen.draw)
+        return seen.operator.picture(seen.y)
 
     return observe

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from rsd_fast import corruptions, ops, sampling
 from rsd_fast.config import Observations
-from rsd_fast.corruptions import Bank, Corruption, DrawnCorruption, NoiseLevels, Observation, View
+from rsd_fast.corruptions import Bank, Corruption, NoiseLevels, Observation, View
 from rsd_fast.networks import Denoiser, one_hot
 from rsd_fast.objectives import Objective
+from rsd_fast.ops import Key
 from rsd_fast.ops.fft import to_complex
 
 
@@ -57,7 +58,7 @@ class Method(Protocol):
         ...
 
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(loss [B], statistics [B] by name), differentiable in phase.network's parameters alone."""
+        """(loss [B], statistics [B] by name), differentiable only in phase.network's parameters."""
         ...
 
     def product(self) -> Denoiser:
@@ -79,13 +80,15 @@ def preview_latents(network: Denoiser, shape: tuple[int, int, int], seed: int) -
     return latents, one_hot(index % max(network.label_dim, 1), network.label_dim)
 
 
-def corruption_of(observations: Observations, network: Denoiser) -> Corruption:
-    """A as the method draws it: by its SPEC, or from the examples of masks and maps that a network carries."""
-    corruption = corruptions.parse(observations.corruption)
+def corruption_of(observations: Observations, network: Denoiser, corruption: Corruption | None = None) -> Corruption:
+    """A as the method draws it: by its SPEC, or from the examples of masks and maps that a network carries.
+
+    corruption: the operator, where its SPEC does not say all.
+    """
+    corruption = corruption or corruptions.parse(observations.corruption)
     mask, maps = network.mask_bank, network.maps_bank
     if mask is None and maps is None:
         return corruption
-    assert isinstance(corruption, DrawnCorruption)
     return corruption.bound(
         Bank(
             mask=None if mask is None else mask.cpu().numpy(),
@@ -110,42 +113,47 @@ def levels_of(observations: Observations, network: Denoiser) -> NoiseLevels:
 class Seeing:
     """A denoiser of states, for `sampling`: s -> A~ D(A~* s), and the image D of the last call."""
 
-    def __init__(self, denoiser: Denoiser, view: View) -> None:
-        self.denoiser, self.view = denoiser, view
+    def __init__(self, denoiser: Denoiser, view: View, labels: Tensor | None) -> None:
+        self.denoiser, self.view, self.labels = denoiser, view, labels
 
-    def __call__(self, state: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, state: Tensor, sigma: Tensor) -> Tensor:
         x = self.view.image(state)
-        self.image = self.denoiser(x, sigma, labels, condition=self.view.condition)
+        self.image = self.denoiser(x, sigma, self.labels, condition=self.view.condition)
         return self.view.measure(self.image)
 
 
-def sample_teacher(
-    denoiser: Denoiser,
-    corruption: Corruption | None,
-    image_shape: tuple[int, int, int],
-    objective: Objective,
-    latents: Tensor,
-    index: Tensor,
-    seed: int,
-    *,
-    labels: Tensor | None = None,
-    steps: int = 18,
-    stop_at: float | None = None,
-) -> Tensor:
-    """Images [B, C, H, W] by Heun's method from latents [B, *observation_shape] ~ N(0, I).
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A denoiser to draw images from, with what it has to know of its observations.
 
-    A teacher of masked images or k-space sees each image through one mask, drawn for (seed, index) and further
-    corrupted as in training, from beginning to end (the fixed-mask sampler of Daras et al. 2023), and returns D of the
-    last step. corruption: `corruption_of` such a teacher, of no matter for others. stop_at: as for `sampling.heun`.
+    corruption: `corruption_of` a denoiser of masked images or k-space; it does not matter for others. image_shape is
+    [C, H, W].
     """
-    if not objective.conditional:
-        return sampling.heun(denoiser, latents, steps=steps, stop_at=stop_at, labels=labels)
-    assert isinstance(corruption, DrawnCorruption)
-    draw = corruption.draw(image_shape, index, seed)
-    kept = corruption.further(draw, objective.delta, seed=seed, sample=index, step=0)
-    seeing = Seeing(denoiser, corruption.view(kept, image_shape))
-    sampling.heun(seeing, seeing.view.keep(latents), steps=steps, stop_at=stop_at, labels=labels)
-    return seeing.image
+
+    denoiser: Denoiser
+    corruption: Corruption
+    image_shape: tuple[int, int, int]
+    objective: Objective
+
+    def sample(
+        self,
+        latents: Tensor,
+        index: Tensor,
+        seed: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int = 18,
+        stop_at: float | None = None,
+    ) -> Tensor:
+        """Images [B, C, H, W] by Heun's method from latents [B, *observation_shape] ~ N(0, I), index [B] of seed.
+
+        Masked images and k-space are seen through one mask each, drawn for (seed, index), from beginning to end, and D
+        of the last step is returned. stop_at: as for `sampling.heun`.
+        """
+        view = self.objective.fixed_view(self.corruption, self.image_shape, Key(seed, index))
+        seeing = Seeing(self.denoiser, view, labels)
+        x = sampling.heun(seeing, view.keep(latents), steps=steps, stop_at=stop_at)
+        return seeing.image if self.objective.conditional else x
 
 
 def freeze(network: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Stage 2: restoration score distillation (RSD, arXiv 2505.13377), a one-step generator from a teacher alone.
+"""Stage 2: restoration score distillation (RSD, arXiv 2505.13377), a one-step generator from only a teacher.
 
 Three networks of one architecture, all from the teacher's EMA: the frozen teacher f, the fake score g, the generator
 G(z) = D_G(sigma_init z, sigma_init). An iteration is
@@ -12,36 +12,50 @@ G its latents: G(z) = D_G(A~* A~ sigma_init z, sigma_init).
 
 import copy
 import functools
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from rsd_fast import corruptions, generator_losses, ops, schedules
+from rsd_fast import objectives, ops, schedules
 from rsd_fast.config import Distill
-from rsd_fast.corruptions import Corruption, Draw, DrawnCorruption, Fourier, View
+from rsd_fast.corruptions import Corruption, Observation, View
+from rsd_fast.generator_losses import LOSSES, Terms
 from rsd_fast.networks import Denoiser, cast_weights, one_hot
-from rsd_fast.objectives import Noised
-from rsd_fast.ops import edm
+from rsd_fast.objectives import Labels, Noised, squared
+from rsd_fast.ops import Key, Stream, edm
 
 from .base import Batch, Phase, corruption_of, freeze, levels_of, preview_latents
 
 
 class Generated(NamedTuple):
-    """Images of the generator [B, C, H, W], and the labels they were made of [B, label_dim]."""
+    """Images of the generator [B, C, H, W], and the labels they were made of."""
 
     x: Tensor
-    labels: Tensor | None
+    labels: Labels
+
+
+class Compared(NamedTuple):
+    """What both networks make of the generator's images."""
+
+    F_teacher: Tensor  # raw outputs at `noised`
+    F_fake: Tensor  # the teacher's again where the loss asks for no fake score
+    noised: Noised
+    observation: Observation  # u = A G(z), without noise
 
 
 class DistillMethod:
-    """Score distillation through the operator A; the product is the EMA of the generator."""
+    """Score distillation through the operator A; the product is the EMA of the generator.
+
+    corruption: the operator, where the SPEC of the config does not say all.
+    """
 
     input_only = True  # no gradient of the scores' weights in the generator's phase; False for comparison
 
-    def __init__(self, config: Distill, teacher: Denoiser):
+    def __init__(self, config: Distill, teacher: Denoiser, corruption: Corruption | None = None):
         self.config, self.observations = config, config.observations
-        self.corruption = corruption_of(config.observations, teacher)
+        self.objective, self.rule = objectives.create(config.objective), LOSSES[config.distillation.loss]
+        self.corruption = corruption_of(config.observations, teacher, corruption)
         self.levels = levels_of(config.observations, teacher)
         self.teacher = cast(Denoiser, freeze(teacher))
         # Copies of a frozen network stay in evaluation mode: no dropout in any of the three.
@@ -58,9 +72,9 @@ class DistillMethod:
             loss_scale=d.generator_loss_scale,
             ema=self.ema,
         )
-        # Score distillation sampling asks the teacher alone.
-        self.phases = (self.generator_phase,) if d.loss == "sds" else (self.fake_phase, self.generator_phase)
-        self.kept: Generated | None = None  # of the fake phase, for the generator's
+        both = (self.fake_phase, self.generator_phase)
+        self.phases = both if self.rule.needs_fake_score else (self.generator_phase,)
+        self.kept: Generated | None = None  # images of the fake phase, which the generator's phase uses again
 
     @property
     def networks(self) -> tuple[Denoiser, ...]:
@@ -68,84 +82,68 @@ class DistillMethod:
 
     def network_evaluations(self) -> dict[str, int]:
         d, again = self.config.distillation, self.config.training.checkpoint_activations
-        score = 2 + again if d.loss == "sid" else 1  # forward, and backward to the input alone
-        generator = 3 + again + (score if d.loss == "sds" else 2 * score)
-        fake = (not d.reuse_batch) + 3 + again + self.config.objective.further_evaluations
-        found = {"fake": fake, "generator": generator}
-        return {phase.name: found[phase.name] for phase in self.phases}
+        score = 2 + again if self.rule.through_scores else 1  # forward, and backward only to the input
+        generator = 3 + again + (2 * score if self.rule.needs_fake_score else score)
+        fake = (not d.reuse_batch) + 3 + again + self.objective.further_evaluations
+        evaluations = {"fake": fake, "generator": generator}
+        return {phase.name: evaluations[phase.name] for phase in self.phases}
 
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        # Through the scores of the generator's loss the input's gradient alone is wanted: that of the fake score's
-        # weights would be computed in vain. They stay so until the backward pass, which may evaluate blocks again.
+        # Through the scores of the generator's loss only the gradient of their input is needed, not that of the fake
+        # score's weights. They stay frozen until the backward pass, which may evaluate blocks again.
         self.fake_phase.network.requires_grad_(phase is self.fake_phase or not self.input_only)
+        key = Key(self.config.training.seed, batch.sample, batch.step)
         if phase is self.fake_phase:
             keep = self.config.distillation.reuse_batch
             with torch.set_grad_enabled(keep):
-                generated = self.generated(batch)
+                generated = self.generated(key)
             self.kept = generated if keep else None
-            return self.fake_loss(generated.x.detach(), generated.labels, batch)
-        generated, self.kept = self.kept or self.generated(batch), None
-        return self.generator_loss(generated.x, generated.labels, batch)
+            return self.fake_loss(generated._replace(x=generated.x.detach()), key)
+        generated, self.kept = self.kept or self.generated(key), None
+        return self.generator_loss(generated, key)
 
-    def generated(self, batch: Batch) -> "Generated":
+    def generated(self, key: Key) -> Generated:
         """Images of fresh latents."""
-        labels = self.draw_labels(batch)
-        shape = (batch.sample.shape[0], *self.observations.image_shape)
-        z = ops.randn(shape, self.config.training.seed, batch.sample, batch.step, ops.Stream.LATENT)
-        view = self.latent_view(batch.sample, self.config.training.seed)
-        return Generated(generate(self.generator_phase.network, z, self.sigma_init, labels, view), labels)
+        labels = Labels(self.draw_labels(key))
+        shape = self.observations.image_shape
+        z = key.randn((len(key), *shape), Stream.LATENT)
+        view = self.objective.latent_view(self.corruption, shape, key.at(0))
+        return Generated(generate(self.generator_phase.network, z, self.sigma_init, labels.classes, view), labels)
 
     @property
     def sigma_init(self) -> float:
         return self.config.distillation.sigma_init
 
-    def latent_view(self, index: Tensor, seed: int) -> View | None:
-        return latent_view(self.config, self.corruption, index, seed)
-
-    def fake_loss(self, x: Tensor, labels: Tensor | None, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The teacher's objective on fresh observations of generated images x, corrupted as the data was."""
-        seed = self.config.training.seed
-        loss, sigma = self.config.objective.loss(
-            self.fake_phase.network,
-            x,
-            images=True,
-            corruption=self.corruption,
-            sigma_obs=self.levels.of(batch.sample, seed),
-            seed=seed,
-            sample=batch.sample,
-            step=batch.step,
-            labels=labels,
+    def fake_loss(self, generated: Generated, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
+        """The teacher's objective on fresh observations of generated images, corrupted as the data was."""
+        sigma_obs = self.levels.of(key.sample, key.seed)
+        loss, sigma = self.objective.loss_of_images(
+            self.fake_phase.network, generated.x, self.corruption, sigma_obs, key, generated.labels
         )
         return loss, {"sigma": sigma}
 
-    def generator_loss(self, x: Tensor, labels: Tensor | None, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of generated images x; SiD's reaches G through u and, through both networks, u_t."""
-        seed, sample = self.config.training.seed, batch.sample
-        objective, loss = self.config.objective, self.config.distillation.loss
-        drawn = isinstance(self.corruption, DrawnCorruption)
-        draw = self.corruption.draw(self.observations.image_shape, sample, seed) if drawn else None  # type: ignore[attr-defined]
-        u = corruptions.apply(self.corruption, x, draw, index=sample, seed=seed)
-        sigma = self.draw_sigma(batch)
-        noised = objective.noised(
-            self.teacher, u, self.corruption, draw, sigma, 0.0, seed=seed, sample=sample, step=batch.step
-        )
-        with torch.set_grad_enabled(loss == "sid"):
-            F_teacher, F_fake = self.scores(noised, sigma, labels)
-        statistics = {"sigma": sigma, **self.signals(F_teacher, F_fake, noised, u, draw, sigma), **diversity(x)}
-        return self.difference(F_teacher, F_fake, noised, u, draw, sigma), statistics
+    def generator_loss(self, generated: Generated, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of generated images; SiD's reaches G through u and, through both networks, u_t."""
+        operator = self.corruption.batch(self.observations.image_shape, key.sample, key.seed)
+        observation = Observation(operator.apply(generated.x), operator)
+        noised = self.objective.noised(self.teacher, observation, self.draw_sigma(key), key)
+        with torch.set_grad_enabled(self.rule.through_scores):
+            F_teacher, F_fake = self.scores(noised, generated.labels)
+        compared = Compared(F_teacher, F_fake, noised, observation)
+        statistics = {"sigma": noised.sigma, **self.signals(compared), **diversity(generated.x)}
+        return self.difference(compared), statistics
 
-    def scores(self, noised: Noised, sigma: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Both networks' raw outputs; of SDS, which has no use for the fake score's, the teacher's twice."""
-        arguments = (noised.net_input, sigma, labels, None, noised.view.condition)
-        if self.config.distillation.loss == "sds":
-            return (self.teacher.raw(*arguments),) * 2
+    def scores(self, noised: Noised, labels: Labels) -> tuple[Tensor, Tensor]:
+        """Both networks' raw outputs; the teacher's twice for a loss that has no use for the fake score's."""
+        if not self.rule.needs_fake_score:
+            return (noised.raw(self.teacher, labels),) * 2
         if not self.config.distillation.concurrent_scores:
-            return self.teacher.raw(*arguments), self.fake_phase.network.raw(*arguments)
+            return noised.raw(self.teacher, labels), noised.raw(self.fake_phase.network, labels)
         here, beside = torch.cuda.current_stream(), self.second_stream
         beside.wait_stream(here)
         with torch.cuda.stream(beside):  # the backward pass goes on the streams of the forward pass
-            F_fake = self.fake_phase.network.raw(*arguments)
-        F_teacher = self.teacher.raw(*arguments)
+            F_fake = noised.raw(self.fake_phase.network, labels)
+        F_teacher = noised.raw(self.teacher, labels)
         here.wait_stream(beside)
         F_fake.record_stream(here)
         return F_teacher, F_fake
@@ -154,89 +152,72 @@ class DistillMethod:
     def second_stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(next(self.teacher.parameters()).device)
 
-    def difference(
-        self, F_teacher: Tensor, F_fake: Tensor, noised: Noised, u: Tensor, draw: Draw | None, sigma: Tensor
-    ) -> Tensor:
-        """The configured loss [B] from both networks' raw outputs at `noised`, of observations u without noise."""
-        c, sigma_data = self.config.distillation, self.teacher.sigma_data
-        conditional = self.config.objective.conditional
-        if c.loss == "sid" and not conditional:
-            return ops.score_difference_loss(F_teacher, F_fake, noised.x_t, u, sigma, c.alpha, sigma_data)
-        with torch.set_grad_enabled(c.loss == "sid"):
-            f, g = (self.estimate(F, noised, draw, sigma) for F in (F_teacher, F_fake))
-            d, r = (self.observed(e, draw) for e in (f - g, f - u))
-        if c.loss == "sid":
-            return generator_losses.sid(d, r, c.alpha)
-        if c.loss == "dmd":
-            return generator_losses.dmd(d, r, u)
-        return generator_losses.sds(r, u, edm.loss_weight(sigma, sigma_data))
+    def difference(self, compared: Compared) -> Tensor:
+        """The configured loss [B]."""
+        F_teacher, F_fake, noised, (u, *_) = compared
+        alpha, sigma_data = self.config.distillation.alpha, self.teacher.sigma_data
+        if self.rule.fused is not None and not self.objective.conditional:
+            fused: Any = getattr(ops, self.rule.fused)
+            return fused(F_teacher, F_fake, noised.x_t, u, noised.sigma, alpha, sigma_data)
+        with torch.set_grad_enabled(self.rule.through_scores):
+            f, g = (self.estimate(F, compared) for F in (F_teacher, F_fake))
+            d, r = (self.objective.observed(error, compared.observation.operator) for error in (f - g, f - u))
+        return self.rule.fn(Terms(d, r, u, edm.loss_weight(noised.sigma, sigma_data), alpha))
 
-    def estimate(self, F: Tensor, noised: Noised, draw: Draw | None, sigma: Tensor) -> Tensor:
+    def estimate(self, F: Tensor, compared: Compared) -> Tensor:
         """The denoiser's estimate of the observation without noise, from its raw output."""
-        estimate = self.teacher.denoise(F, noised.x_t, sigma, noised.view.condition)
-        if not isinstance(self.corruption, Fourier):
-            return estimate
-        assert draw is not None
-        return self.corruption.apply(estimate, draw)
-
-    def observed(self, error: Tensor, draw: Draw | None) -> Tensor:
-        """An error where something was observed, 0 elsewhere."""
-        return corruptions.observed(error, draw if self.config.objective.conditional else None)
+        D = compared.noised.denoise(self.teacher, F)
+        return self.objective.estimate(D, compared.observation.operator)
 
     @torch.no_grad()
-    def signals(
-        self, F_teacher: Tensor, F_fake: Tensor, noised: Noised, u: Tensor, draw: Draw | None, sigma: Tensor
-    ) -> dict[str, Tensor]:
+    def signals(self, compared: Compared) -> dict[str, Tensor]:
         """How far the distillation has come, each [B], from what the loss has computed anyway.
 
         fisher: ||f - g||^2 / (sigma^2 n), n pixels: sigma^2 / n times the integrand of the Fisher divergence between
         the noised distributions of generator and teacher. teacher_loss, fake_loss: weight(sigma) ||f - u||^2 and
         ||g - u||^2; where the fake score is up to date, the second is the lower by weight(sigma) ||f - g||^2.
         """
-        f, u = self.estimate(F_teacher.detach(), noised, draw, sigma), u.detach()
+        u, operator, _ = compared.observation
+        u, sigma = u.detach(), compared.noised.sigma
+        f = self.estimate(compared.F_teacher.detach(), compared)
         weight = edm.loss_weight(sigma, self.teacher.sigma_data)
 
-        def squared(error: Tensor) -> Tensor:
-            return (self.observed(error, draw) ** 2).flatten(1).sum(1)
+        def distance(error: Tensor) -> Tensor:
+            return squared(self.objective.observed(error, operator))
 
-        found = {"teacher_loss": weight * squared(f - u)}
-        if self.config.distillation.loss != "sds":  # which has no fake score
-            g = self.estimate(F_fake.detach(), noised, draw, sigma)
-            found["fake_loss"] = weight * squared(g - u)
-            found["fisher"] = squared(f - g) / sigma**2 / u[0].numel()
-        return found
+        signals = {"teacher_loss": weight * distance(f - u)}
+        if self.rule.needs_fake_score:
+            g = self.estimate(compared.F_fake.detach(), compared)
+            signals["fake_loss"] = weight * distance(g - u)
+            signals["fisher"] = distance(f - g) / sigma**2 / u[0].numel()
+        return signals
 
-    def draw_sigma(self, batch: Batch) -> Tensor:
+    def draw_sigma(self, key: Key) -> Tensor:
         """[B] float32: a uniform place on the lower tmax/1000 of the sampler's grid."""
         c = self.config.distillation
-        t = ops.uniform((batch.sample.shape[0],), self.config.training.seed, batch.sample, batch.step, ops.Stream.SIGMA)
+        t = key.uniform(stream=Stream.SIGMA)
         return schedules.power_interpolation(1 - t * c.tmax / 1000, c.sigma_min, c.sigma_max, c.rho).float()
 
-    def draw_labels(self, batch: Batch) -> Tensor | None:
+    def draw_labels(self, key: Key) -> Tensor | None:
         """[B, label_dim] one-hot, uniform over the classes; None for an unconditional teacher."""
         if not self.teacher.label_dim:
             return None
-        u = ops.uniform((batch.sample.shape[0],), self.config.training.seed, batch.sample, batch.step, ops.Stream.LABEL)
+        u = key.uniform(stream=Stream.LABEL)
         return one_hot((u * self.teacher.label_dim).long(), self.teacher.label_dim)
 
     def product(self) -> Denoiser:
         return self.ema
 
     def preview(self) -> Tensor:
-        seed = self.config.training.seed
-        latents, labels = preview_latents(self.ema, self.observations.image_shape, seed)
+        shape, seed = self.observations.image_shape, self.config.training.seed
+        latents, labels = preview_latents(self.ema, shape, seed)
         with torch.no_grad():
-            view = self.latent_view(torch.arange(len(latents), device=latents.device), seed)
+            index = torch.arange(len(latents), device=latents.device)
+            view = self.objective.latent_view(self.corruption, shape, Key(seed, index))
             return generate(self.ema, latents, self.sigma_init, labels, view)
 
 
-def latent_view(config: Distill, corruption: Corruption | None, index: Tensor, seed: int) -> View | None:
-    """Through which the generator sees latents number index [B]; None where it sees them whole."""
-    if not config.objective.conditional:
-        return None
-    assert isinstance(corruption, DrawnCorruption)
-    shape = config.observations.image_shape
-    return corruption.view(corruption.latent_draw(shape, index, seed, config.objective.delta), shape)
+WHOLE = View()
 
 
 def generate(
@@ -244,15 +225,14 @@ def generate(
     latents: Tensor,
     sigma_init: float,
     labels: Tensor | None = None,
-    view: View | None = None,
+    view: View = WHOLE,
 ) -> Tensor:
     """G(z) = D(sigma_init z, sigma_init): latents [B, C, H, W] ~ N(0, I) -> images [B, C, H, W].
 
-    view: of the latents A~* A~ z and their mask, as the teacher sees images; None for a teacher of whole ones.
+    view: of the latents A~* A~ z and their mask, as the teacher sees images; by default all of them.
     """
-    if view is None:
-        return network(sigma_init * latents, sigma_init, labels)
-    return network(view.image(view.measure(sigma_init * latents)), sigma_init, labels, condition=view.condition)
+    seen = view.image(view.measure(sigma_init * latents))
+    return network(seen, sigma_init, labels, condition=view.condition)
 
 
 @torch.no_grad()

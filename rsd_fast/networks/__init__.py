@@ -5,19 +5,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .precond import BANKS, PRECONDITIONINGS, Denoiser, cast_weights, compile_network, set_precision
+from .hidden import HIDDEN, Hidden
+from .precond import BANKS, PRECONDITIONINGS, Denoiser, cast_weights, compile_network, place, set_precision
 from .unet import DhariwalUNet, NCSNpp, SongUNet, UNet
 
 __all__ = [
     "ARCHITECTURES",
     "BANKS",
+    "HIDDEN",
     "PRECONDITIONINGS",
     "Denoiser",
+    "Hidden",
     "cast_weights",
     "compile_network",
     "create",
     "names",
     "one_hot",
+    "place",
     "set_precision",
 ]
 
@@ -55,8 +59,9 @@ def create(
     augment_dim: length of the augmentation labels, 0 for none. sigma_data: standard deviation of the clean images.
     gated: gated convolutions, as in ambient diffusion's inpainting networks. preconditioning: "edm", or "vp" or "ve"
     for weights that were trained with those. condition_channels: further inputs, which say what of a masked image was
-    observed; hidden: what may be missing, "pixels", "columns" of k-space, "all" of k-space where the two cannot be told
-    apart, or "sigma" for published networks of masked images, which have as many further outputs (see `Denoiser`).
+    observed; hidden: what may be missing, a name of `HIDDEN`: "pixels", "columns" of k-space, "all" where what is seen
+    and what is not cannot be told apart, or "sigma" for published networks of masked images, which have as many further
+    outputs.
     Raises ValueError on an unknown name or settings that do not fit together.
     """
     if name not in ARCHITECTURES:
@@ -66,7 +71,7 @@ def create(
     model = ARCHITECTURES[name](
         image_size=image_size,
         in_channels=in_channels + condition_channels,
-        out_channels=out_channels + (condition_channels if hidden == "sigma" else 0),
+        out_channels=out_channels + (condition_channels if HIDDEN[hidden].predicts_condition else 0),
         model_channels=model_channels,
         channel_mult=channel_mult,
         num_blocks=num_blocks,

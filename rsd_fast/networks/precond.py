@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from rsd_fast import ops
-from rsd_fast.ops import edm, fft
+from rsd_fast.ops import edm
 
+from .hidden import HIDDEN
 from .layers import Conv2d, Linear
 
-HIDDEN = ("pixels", "columns", "all", "sigma")
 BANKS = ("mask_bank", "maps_bank", "sigma_bank")
 
 
@@ -51,12 +51,9 @@ class Denoiser(nn.Module):
     else in float32. `channels_last` says that its weights are, and its inputs best come, in that memory format.
     `model` is F, so that its parameters carry the published names (`model.enc.32x32_conv.weight`).
 
-    Trained on masked images or undersampled k-space, F has condition_channels more inputs: what of x was observed. What
-    was not (`hidden`: "pixels"; "columns" of k-space; "all" of k-space where A* A mixes the two) is, to c_out, at
-    infinite noise, where it is sigma_data: with c_out of sigma, which goes to 0 with it, F would have to grow as 1 /
-    sigma there. `hidden` "sigma" is ambient diffusion's own, for its published networks: image and condition are
-    preconditioned alike, c_in scales both, and F has outputs for both, of which the image's count. The buffers `BANKS`
-    hold examples of masks, coil maps and noise levels that came with the data, where they did.
+    Trained on masked images or undersampled k-space, F has condition_channels more inputs: what of x was observed.
+    `hidden` says what was not, a name of `HIDDEN`; the attribute is its record. The buffers `BANKS` hold examples of
+    masks, coil maps and noise levels that came with the data, where they did.
 
     preconditioning: what F was trained with, a key of `PRECONDITIONINGS`.
     """
@@ -80,12 +77,10 @@ class Denoiser(nn.Module):
         self.sigma_data = sigma_data
         self.label_dim = label_dim
         self.condition_channels = condition_channels
-        if hidden not in HIDDEN:
-            raise ValueError(f"hidden: expected one of {', '.join(HIDDEN)}, got '{hidden}'")
         if preconditioning not in PRECONDITIONINGS:
             known = ", ".join(PRECONDITIONINGS)
             raise ValueError(f"preconditioning: expected one of {known}, got '{preconditioning}'")
-        self.hidden = hidden
+        self.hidden = HIDDEN[hidden]
         self.foreign = PRECONDITIONINGS[preconditioning]
         for name in BANKS:
             self.register_buffer(name, None)
@@ -99,13 +94,13 @@ class Denoiser(nn.Module):
                 setattr(self, name, tensors[name])
 
     @property
-    def input_options(self) -> dict[str, Any]:
+    def input_options(self) -> ops.InputOptions:
         """How `ops.perturb` has to make the input of `raw`, so that nothing is left to convert."""
-        return {"sigma_data": self.sigma_data, "dtype": self.input_dtype, "channels_last": self.channels_last}
+        return ops.InputOptions(self.sigma_data, self.input_dtype, self.channels_last)
 
     @property
     def input_dtype(self) -> torch.dtype:
-        """Of the input of `raw`: a foreign preconditioning adds it to F, which takes more digits than F has."""
+        """The dtype of the input of `raw`. A foreign preconditioning adds that to F, and it has more digits than F."""
         return torch.float32 if self.foreign else self.compute_dtype
 
     def raw(
@@ -132,7 +127,7 @@ class Denoiser(nn.Module):
         reduced = self.compute_dtype != torch.float32
         with torch.autocast(x.device.type, self.compute_dtype, enabled=reduced):
             F = self.model(x, c_noise, labels, augment_labels)
-        if self.hidden == "sigma":
+        if self.hidden.predicts_condition:
             F = edm.laid_out(F[:, : net_input.shape[1]], F.dtype, self.channels_last)
         if self.foreign:
             scale = self.foreign.sign / edm.c_in(level, self.sigma_data)
@@ -140,15 +135,14 @@ class Denoiser(nn.Module):
         return F
 
     def as_channels(self, condition: Tensor | None, like: Tensor, level: Tensor) -> Tensor:
-        """The condition beside a network's input, all observed where there is none; hidden "sigma" scales it, too."""
+        """The condition beside a network's input; all is observed where there is none."""
         shape = (like.shape[0], self.condition_channels, *like.shape[2:])
         if condition is None:
             condition = like.new_ones(shape)
         if condition.shape != shape:
             raise ValueError(f"condition: expected {list(shape)}, got {list(condition.shape)}")
-        if self.hidden == "sigma":
-            condition = condition * (self.foreign.c_in(level) if self.foreign else edm.c_in(level, self.sigma_data))
-        return condition.to(like.dtype)
+        c_in = self.foreign.c_in(level) if self.foreign else edm.c_in(level, self.sigma_data)
+        return self.hidden.condition(condition, c_in).to(like.dtype)
 
     def forward(
         self,
@@ -173,19 +167,13 @@ class Denoiser(nn.Module):
         return self.denoise(self.raw(net_input, sigma, labels, augment_labels, condition), x, sigma, condition)
 
     def denoise(self, F: Tensor, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
-        """D(x, sigma) of F's output: `ops.denoise` for what was observed, c_skip x + sigma_data F for what was not.
+        """D(x, sigma) of F's output: `ops.denoise` for what was observed; what was not, `hidden` preconditions.
 
         Differentiable in F and x. condition: as for `forward`.
         """
-        if condition is None or not self.condition_channels or self.hidden == "sigma":
+        if condition is None or not self.condition_channels:
             return ops.denoise(F, x, sigma, self.sigma_data)
-        F = F.to(edm.accumulation_dtype(F))
-        if self.hidden == "pixels":
-            return torch.where(condition > 0, ops.denoise(F, x, sigma, self.sigma_data), self.sigma_data * F)
-        if self.hidden == "all":
-            return edm.c_skip(edm.per_sample(sigma, x), self.sigma_data) * x + self.sigma_data * F
-        seen = fft.to_channels(fft.ifft2c(fft.fft2c(fft.to_complex(F)) * condition[:, :1]), F.shape[1])
-        return ops.denoise(seen, x, sigma, self.sigma_data) + self.sigma_data * (F - seen)
+        return self.hidden.denoise(F, x, sigma, condition, self.sigma_data)
 
 
 def cast_weights(denoiser: Denoiser) -> None:
@@ -199,6 +187,14 @@ def cast_weights(denoiser: Denoiser) -> None:
 def compile_network(denoiser: Denoiser) -> None:
     """Let F be compiled, in place, as one graph for each shape of its input, when it is first evaluated."""
     denoiser.model.compile(fullgraph=True, dynamic=False)
+
+
+def place(
+    denoiser: Denoiser, device: str | torch.device, layout: torch.memory_format = torch.channels_last
+) -> Denoiser:
+    """The denoiser on a device, its weights in a memory format: convolutions are fastest in channels-last."""
+    where: dict[str, Any] = {"device": device, "memory_format": layout}  # no overload of `to` takes both
+    return denoiser.to(**where)
 
 
 def set_precision(denoiser: Denoiser, precision: str) -> None:

@@ -14,8 +14,10 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, TypeVar, cast
+from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 
@@ -84,8 +86,8 @@ def _choose() -> dict[str, str]:
                 "install with RSD_FAST_CUDA=1, which needs nvcc"
             )
     if forced == "triton" and not _HAS_TRITON:
-        wanted = ".".join(map(str, OLDEST_TRITON))
-        raise RuntimeError(f"RSD_FAST_BACKEND=triton: Triton is {_TRITON_STATE}; pip install 'triton>={wanted}'")
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        raise RuntimeError(f"RSD_FAST_BACKEND=triton: Triton is {_TRITON_STATE}; pip install 'triton>={oldest}'")
 
     choice = dict.fromkeys(DEVICES, "reference")
     if forced in ("", "triton") and _HAS_TRITON:
@@ -110,26 +112,61 @@ _TRITON_STATE = _find_triton()
 _HAS_TRITON = _TRITON_STATE == "installed"
 CHOICE = _choose()
 SECOND_CHOICE = _choose_second()
-_TABLE: dict[str, dict[str, str]] = {}
-_CHECKS: dict[str, Callable[..., None]] = {}
-_REFERENCES: dict[str, Callable[..., Any]] = {}
 
 
-def define(op: str, schema: str, reference: Callable[..., Any], check: Callable[..., None]) -> None:
+@dataclass
+class _Op:
+    """What is registered of an op. Every function here takes the few objects that `unpack` makes of its arguments."""
+
+    reference: Callable[..., Any]
+    check: Callable[..., None]
+    unpack: Callable[..., tuple[Any, ...]] | None
+    served: dict[str, str] = field(default_factory=lambda: dict.fromkeys(DEVICES, "reference"))  # {device: backend}
+    kernels: dict[str, Callable[..., Any]] = field(default_factory=dict)  # {backend: its code}
+
+    def flat(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with the arguments of the schema instead of the objects."""
+        unpack = self.unpack
+        if unpack is None:
+            return function
+        return functools.wraps(function)(lambda *arguments: function(*unpack(*arguments)))
+
+    def checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with the arguments of the schema, which are checked first."""
+        check = self.check
+
+        @functools.wraps(function)
+        def checked(*arguments: Any) -> Any:
+            check(*arguments)
+            return function(*arguments)
+
+        return self.flat(checked)
+
+
+_OPS: dict[str, _Op] = {}
+
+
+def define(
+    op: str,
+    schema: str,
+    reference: Callable[..., Any],
+    check: Callable[..., None],
+    unpack: Callable[..., tuple[Any, ...]] | None = None,
+) -> None:
     """Define ``rsd_fast::op`` with ``reference`` as its code on every device that nothing else serves.
 
     ``check`` takes the op's arguments and raises TypeError or ValueError; it comes before every backend's code and the
-    fake, so that ``torch.ops.rsd_fast.op`` is as safe as the public function.
+    fake, so that ``torch.ops.rsd_fast.op`` is as safe as the public function. ``unpack`` makes few objects of the many
+    arguments of a schema; then these are what ``check``, ``reference``, every backend's code and the fake take.
     """
     torch.library.define(f"rsd_fast::{op}", schema)
-    _CHECKS[op], _REFERENCES[op] = check, reference
-    torch.library.impl(f"rsd_fast::{op}", "default")(_checked(op, reference))
-    _TABLE[op] = dict.fromkeys(DEVICES, "reference")
+    _OPS[op] = _Op(reference, check, unpack)
+    torch.library.impl(f"rsd_fast::{op}", "default")(_OPS[op].checked(reference))
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Each op's reference in plain PyTorch, for programs that are to run without this library."""
-    return {getattr(torch.ops.rsd_fast, op).default: reference for op, reference in _REFERENCES.items()}
+    return {getattr(torch.ops.rsd_fast, name).default: op.flat(op.reference) for name, op in _OPS.items()}
 
 
 def implement(op: str, backend: str, devices: Sequence[str] = DEVICES) -> Callable[[Kernel], Kernel]:
@@ -139,12 +176,13 @@ def implement(op: str, backend: str, devices: Sequence[str] = DEVICES) -> Callab
     """
 
     def register(function: Kernel) -> Kernel:
-        function = _checked(op, function)
+        record = _OPS[op]
+        record.kernels[backend] = record.checked(function)
         for device in devices:
-            vacant = _TABLE[op][device] == "reference"
+            vacant = record.served[device] == "reference"
             if CHOICE[device] == backend or (SECOND_CHOICE.get(device) == backend and vacant):
-                torch.library.impl(f"rsd_fast::{op}", device)(function)
-                _TABLE[op][device] = backend
+                torch.library.impl(f"rsd_fast::{op}", device)(record.kernels[backend])
+                record.served[device] = backend
         return function
 
     return register
@@ -154,7 +192,7 @@ def fake(op: str) -> Callable[[Kernel], Kernel]:
     """Decorator: register the function that gives the outputs' shapes, dtypes and strides."""
 
     def register(function: Kernel) -> Kernel:
-        torch.library.register_fake(f"rsd_fast::{op}")(_checked(op, function))
+        torch.library.register_fake(f"rsd_fast::{op}")(_OPS[op].checked(function))
         return function
 
     return register
@@ -163,11 +201,11 @@ def fake(op: str) -> Callable[[Kernel], Kernel]:
 def differentiable(
     op: str, backward: Callable[..., Any], setup_context: Callable[..., None], arguments: Sequence[int]
 ) -> None:
-    """Register the gradient of an op in those of its arguments; one wanted of another raises instead of being 0."""
+    """Register the gradient of an op in those of its arguments; one asked for in another raises instead of being 0."""
 
-    def setup(ctx: Any, inputs: Any, output: Any) -> None:
-        for i, wanted in enumerate(ctx.needs_input_grad):
-            if wanted and i not in arguments:
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        for i, needed in enumerate(ctx.needs_input_grad):
+            if needed and i not in arguments:
                 raise ValueError(f"rsd_fast::{op} has no gradient in its argument {i}; detach it")
         setup_context(ctx, inputs, output)
 
@@ -175,7 +213,7 @@ def differentiable(
 
 
 def not_differentiable(*ops: str) -> None:
-    """Let these raise where a gradient is wanted of them."""
+    """Let these raise where a gradient is asked for in an argument."""
     for op in ops:
         differentiable(op, lambda ctx, *grads: None, lambda ctx, inputs, output: None, ())
 
@@ -190,27 +228,29 @@ def differentiable_once(*backward_ops: str) -> None:
         torch.library.register_autograd(f"rsd_fast::{op}", backward)
 
 
-def _checked(op: str, function: Kernel) -> Kernel:
-    check = _CHECKS[op]
+def modules() -> list[ModuleType]:
+    """The files of this package that define ops."""
+    return [importlib.import_module(name) for name in dict.fromkeys(op.reference.__module__ for op in _OPS.values())]
 
-    @functools.wraps(function)
-    def checked(*arguments: Any) -> Any:
-        check(*arguments)
-        return function(*arguments)
 
-    return cast(Kernel, checked)
+def kernels(backend: str) -> dict[str, Callable[..., Any]]:
+    """{op: its code on a backend}: the ops of ``blur.py`` have theirs in ``native/blur.py`` and ``triton/blur.py``."""
+    for module in modules():
+        package, _, name = module.__name__.rpartition(".")
+        importlib.import_module(f"{package}.{backend}.{name}")
+    return {name: op.kernels[backend] for name, op in _OPS.items() if backend in op.kernels}
 
 
 def load_kernels() -> None:
     """Register the kernels of the chosen backends; called once, when every op is defined."""
     for backend in ("native", "triton"):
         if backend in (*CHOICE.values(), *SECOND_CHOICE.values()):
-            importlib.import_module(f"{__package__}._{backend}")
+            kernels(backend)
 
 
 def backends() -> dict[str, dict[str, str]]:
     """{op: {device: backend}}: what serves each op on "cpu" and on "cuda"."""
-    return {op: dict(devices) for op, devices in sorted(_TABLE.items())}
+    return {name: dict(op.served) for name, op in sorted(_OPS.items())}
 
 
 @functools.cache

@@ -13,6 +13,7 @@ the batch it comes in. A permanent observation must be the same however it is ba
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -96,7 +97,7 @@ def _fold(z: Tensor, dim: int, radius: int) -> Tensor:
 
 
 def host_kernel(kernel: Tensor) -> Tensor:
-    """The taps as the ops take them. TypeError where it is no tensor, ValueError where it wants a gradient."""
+    """The taps as the ops take them. TypeError where it is no tensor, ValueError where it requires a gradient."""
     edm.check_tensors(kernel=kernel)
     edm.check_no_gradient(kernel=kernel)
     return kernel.to("cpu", torch.float64)
@@ -141,13 +142,13 @@ def _fake(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _define(op: str, reference: Callable[[Tensor, Tensor], Tensor], transpose: str) -> None:
-    def serve(x, kernel):
+    def serve(x: Tensor, kernel: Tensor) -> Tensor:
         return edm.laid_out(reference(x, kernel), x.dtype, edm.is_channels_last(x))
 
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
 
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return getattr(torch.ops.rsd_fast, transpose).default(grad, *ctx.saved_tensors), None
 
     _library.define(op, "(Tensor x, Tensor kernel) -> Tensor", serve, _check_op)

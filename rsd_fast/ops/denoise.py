@@ -5,6 +5,8 @@
 so  dF = c_out dD,  dx_t = c_skip dD.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,13 +34,20 @@ def denoise_reference(F: Tensor, x_t: Tensor, sigma: Tensor | float, sigma_data:
 # Registration
 
 
-def _check(F, x_t, sigma, sigma_data):
+def _check(F: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float) -> None:
     edm.check_images(x_t=x_t, F=F)
     edm.check_levels(x_t, sigma=sigma)
     edm.check_positive(sigma_data=sigma_data)
 
 
-def _check_backward(grad, sigma, sigma_data, F_dtype, x_t_dtype, channels_last):
+def _check_backward(
+    grad: Tensor,
+    sigma: Tensor,
+    sigma_data: float,
+    F_dtype: torch.dtype | None,
+    x_t_dtype: torch.dtype | None,
+    channels_last: bool,
+) -> None:
     edm.check_images(grad=grad)
     edm.check_levels(grad, sigma=sigma)
     edm.check_positive(sigma_data=sigma_data)
@@ -46,19 +55,26 @@ def _check_backward(grad, sigma, sigma_data, F_dtype, x_t_dtype, channels_last):
         edm.check_output(dtype, channels_last, grad)
 
 
-def _denoise(F, x_t, sigma, sigma_data):
+def _denoise(F: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     D = denoise_reference(F, x_t, sigma, sigma_data)
     return edm.laid_out(D, D.dtype, edm.is_channels_last(F))
 
 
-def _denoise_backward(grad, sigma, sigma_data, F_dtype, x_t_dtype, channels_last):
+def _denoise_backward(
+    grad: Tensor,
+    sigma: Tensor,
+    sigma_data: float,
+    F_dtype: torch.dtype | None,
+    x_t_dtype: torch.dtype | None,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor]:
     level = edm.per_sample(sigma, grad)
     dF, dx_t = edm.c_out(level, sigma_data) * grad, edm.c_skip(level, sigma_data) * grad
-    return tuple(edm.laid_out(gradient, dtype, channels_last) for gradient, dtype in ((dF, F_dtype), (dx_t, x_t_dtype)))
+    return edm.laid_out(dF, F_dtype, channels_last), edm.laid_out(dx_t, x_t_dtype, channels_last)
 
 
 _library.define("denoise", "(Tensor F, Tensor x_t, Tensor sigma, float sigma_data) -> Tensor", _denoise, _check)
-_library.define(  # a dtype of None: that gradient is not wanted, and comes back empty
+_library.define(  # a dtype of None: that gradient is not asked for, and comes back empty
     "denoise_backward",
     "(Tensor grad, Tensor sigma, float sigma_data, ScalarType? F_dtype, ScalarType? x_t_dtype, bool channels_last)"
     " -> (Tensor, Tensor)",
@@ -68,27 +84,34 @@ _library.define(  # a dtype of None: that gradient is not wanted, and comes back
 
 
 @_library.fake("denoise")
-def _(F, x_t, sigma, sigma_data):
+def _(F: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     return edm.new_images(x_t, edm.accumulation_dtype(x_t), edm.is_channels_last(F))
 
 
 @_library.fake("denoise_backward")
-def _(grad, sigma, sigma_data, F_dtype, x_t_dtype, channels_last):
-    return tuple(edm.new_images(grad, dtype, channels_last) for dtype in (F_dtype, x_t_dtype))
+def _(
+    grad: Tensor,
+    sigma: Tensor,
+    sigma_data: float,
+    F_dtype: torch.dtype | None,
+    x_t_dtype: torch.dtype | None,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor]:
+    return edm.new_images(grad, F_dtype, channels_last), edm.new_images(grad, x_t_dtype, channels_last)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     F, x_t, sigma, ctx.sigma_data = inputs
     ctx.save_for_backward(sigma)
     ctx.dtypes, ctx.channels_last = (F.dtype, x_t.dtype), edm.is_channels_last(F)
 
 
-def _backward(ctx, grad):
-    wanted = ctx.needs_input_grad[:2]
-    dtypes = (dtype if want else None for dtype, want in zip(ctx.dtypes, wanted, strict=True))
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad[:2]
+    dtypes = (dtype if need else None for dtype, need in zip(ctx.dtypes, needed, strict=True))
     (sigma,) = ctx.saved_tensors
     grads = torch.ops.rsd_fast.denoise_backward.default(grad, sigma, ctx.sigma_data, *dtypes, ctx.channels_last)
-    return *(g if want else None for g, want in zip(grads, wanted, strict=True)), None, None
+    return *(g if need else None for g, need in zip(grads, needed, strict=True)), None, None
 
 
 _library.differentiable("denoise", _backward, _setup_context, (0, 1))

@@ -7,6 +7,7 @@ so  dloss/dF = 2 weight (1 - r) c_out mask^2 (h - y).  With sigma_obs = 0 this i
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,9 @@ def denoising_loss(
     """Per-sample loss [B], summed over pixels, in float32 (float64 where x_t is float64).
 
     F, x_t, y: [B, ...] of one shape and device; F may be bfloat16 or float16. sigma, sigma_obs: [B] or a number,
-    sigma_obs at most sigma. mask: broadcastable to y, of any real dtype. Differentiable once, in F alone.
-    Raises ValueError on a mismatch of shape or device and where x_t, y or mask wants a gradient, TypeError on dtypes.
+    sigma_obs at most sigma. mask: broadcastable to y, of any real dtype. Differentiable once, only in F.
+    Raises ValueError on a mismatch of shape or device and where x_t, y or mask requires a gradient, TypeError on a
+    dtype.
     """
     edm.check_tensors(F=F, x_t=x_t, y=y)
     edm.check_no_gradient(x_t=x_t, y=y, mask=mask)
@@ -52,7 +54,15 @@ def denoising_loss_reference(
     return (weight * error**2).reshape(len(y), math.prod(y.shape[1:])).sum(1)
 
 
-def _error(F, x_t, y, sigma, sigma_obs, sigma_data, mask):
+def _error(
+    F: Tensor,
+    x_t: Tensor,
+    y: Tensor,
+    sigma: Tensor | float,
+    sigma_obs: Tensor | float,
+    sigma_data: float,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """(mask (h - y), weight, 1 - r), each broadcastable to y."""
     D = denoise_reference(F, x_t, sigma, sigma_data)
     x_t, y = x_t.to(D.dtype), y.to(D.dtype)
@@ -67,19 +77,36 @@ def _error(F, x_t, y, sigma, sigma_obs, sigma_data, mask):
 # Registration
 
 
-def _check(F, x_t, y, sigma, sigma_obs, sigma_data, mask):
+def _check(
+    F: Tensor,
+    x_t: Tensor,
+    y: Tensor,
+    sigma: Tensor,
+    sigma_obs: Tensor,
+    sigma_data: float,
+    mask: Tensor | None,
+) -> None:
     edm.check_images(x_t=x_t, F=F, y=y)
     edm.check_levels(x_t, sigma=sigma, sigma_obs=sigma_obs)
     edm.check_positive(sigma_data=sigma_data)
     edm.check_mask(mask, y)
 
 
-def _check_backward(grad, *arguments):
+def _check_backward(grad: Tensor, *arguments: Any) -> None:
     _check(*arguments)
     edm.check_gradient(grad, arguments[1])
 
 
-def _denoising_loss_backward(grad, F, x_t, y, sigma, sigma_obs, sigma_data, mask):
+def _denoising_loss_backward(
+    grad: Tensor,
+    F: Tensor,
+    x_t: Tensor,
+    y: Tensor,
+    sigma: Tensor,
+    sigma_obs: Tensor,
+    sigma_data: float,
+    mask: Tensor | None,
+) -> Tensor:
     error, weight, keep = _error(F, x_t, y, sigma, sigma_obs, sigma_data, mask)
     slope = 2 * weight * keep * edm.c_out(edm.per_sample(sigma, x_t), sigma_data)
     dF = grad.reshape(-1, *[1] * (y.ndim - 1)) * slope * error
@@ -94,21 +121,21 @@ _library.define(
 
 
 @_library.fake("denoising_loss")
-def _(F, x_t, y, sigma, sigma_obs, sigma_data, mask):
+def _(F: Tensor, x_t: Tensor, *_: Any) -> Tensor:
     return x_t.new_empty(len(x_t), dtype=edm.accumulation_dtype(x_t))
 
 
 @_library.fake("denoising_loss_backward")
-def _(grad, F, x_t, y, sigma, sigma_obs, sigma_data, mask):
+def _(grad: Tensor, F: Tensor, *_: Any) -> Tensor:
     return edm.new_images(F, F.dtype, edm.is_channels_last(F))
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.sigma_data, mask = inputs
     ctx.save_for_backward(*tensors, mask)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if not ctx.needs_input_grad[0]:
         return (None,) * 7
     *tensors, mask = ctx.saved_tensors

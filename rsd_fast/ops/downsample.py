@@ -7,6 +7,8 @@ gradient. Sums run down and then across, in float32 (float64 for float64), so th
 batch.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
@@ -97,11 +99,11 @@ def _check_adjoint(y: Tensor, factor: int, height: int, width: int) -> None:
         raise ValueError(f"size: expected images that factor {factor} makes {h}x{w}, as y is, got {height}x{width}")
 
 
-def _downsample(x, factor):
+def _downsample(x: Tensor, factor: int) -> Tensor:
     return edm.laid_out(downsample_reference(x, factor), x.dtype, edm.is_channels_last(x))
 
 
-def _downsample_adjoint(y, factor, height, width):
+def _downsample_adjoint(y: Tensor, factor: int, height: int, width: int) -> Tensor:
     large = downsample_adjoint_reference(y, factor, (height, width))
     return edm.laid_out(large, y.dtype, edm.is_channels_last(y))
 
@@ -122,29 +124,29 @@ def new_images(x: Tensor, height: int, width: int) -> Tensor:
 
 
 @_library.fake("downsample")
-def _(x, factor):
+def _(x: Tensor, factor: int) -> Tensor:
     return new_images(x, *small_size(x, factor))
 
 
 @_library.fake("downsample_adjoint")
-def _(y, factor, height, width):
+def _(y: Tensor, factor: int, height: int, width: int) -> Tensor:
     return new_images(y, height, width)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, ctx.factor = inputs
     ctx.size = x.shape[2:]
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return torch.ops.rsd_fast.downsample_adjoint.default(grad, ctx.factor, *ctx.size), None
 
 
-def _setup_context_adjoint(ctx, inputs, output):
+def _setup_context_adjoint(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.factor = inputs[1]
 
 
-def _backward_adjoint(ctx, grad):
+def _backward_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     return torch.ops.rsd_fast.downsample.default(grad, ctx.factor), None, None, None
 
 

@@ -43,7 +43,7 @@ def levels(value: Tensor | float, x: Tensor, name: str = "sigma") -> Tensor:
     """value [B] or a number as a tensor [B] or [1] in x's accumulation dtype, on its device.
 
     A tensor is best on that device already: copying it there would wait for a GPU. Raises ValueError for any other
-    shape, for a number that is negative or not finite, and where a gradient is wanted; TypeError for another type.
+    shape, for a number that is negative or not finite, and where it requires a gradient; TypeError for another type.
     """
     dtype = accumulation_dtype(x)
     if not isinstance(value, Tensor):
@@ -84,7 +84,7 @@ def memory_format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def not_wanted(x: Tensor) -> Tensor:
+def no_output(x: Tensor) -> Tensor:
     """What an op returns for an output that is not asked for."""
     return torch.empty(0, device=x.device)
 
@@ -92,7 +92,7 @@ def not_wanted(x: Tensor) -> Tensor:
 def laid_out(x: Tensor, dtype: torch.dtype | None, channels_last: bool) -> Tensor:
     """x in that dtype and layout; an empty tensor for None."""
     if dtype is None:
-        return not_wanted(x)
+        return no_output(x)
     if x.dtype != dtype:
         x = x.to(dtype)
     kind = memory_format(channels_last)
@@ -102,7 +102,7 @@ def laid_out(x: Tensor, dtype: torch.dtype | None, channels_last: bool) -> Tenso
 def new_images(x: Tensor, dtype: torch.dtype | None, channels_last: bool) -> Tensor:
     """`laid_out` without the values."""
     if dtype is None:
-        return not_wanted(x)
+        return no_output(x)
     return torch.empty_like(x, dtype=dtype, memory_format=memory_format(channels_last))
 
 

@@ -23,5 +23,5 @@ def to_complex(x: Tensor) -> Tensor:
 
 
 def to_channels(z: Tensor, channels: int | None = None) -> Tensor:
-    """The inverse of `to_complex`; the real part where 1 channel is wanted."""
+    """The inverse of `to_complex`; the real part where channels is 1."""
     return z.real if channels == 1 else torch.stack([z.real, z.imag], 2).flatten(1, 2)

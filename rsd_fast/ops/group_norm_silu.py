@@ -10,10 +10,12 @@ S0 = sum dz, S1 = sum dz n, and means over a group's channels and pixels,
     dx = r (gain dz - mean(gain dz) - n mean(gain dz n))
     dweight = sum_b (1 + scale) S1,   dbias = sum_b (1 + scale) S0,   dscale = weight S1 + bias S0,   dshift = S0
 
-Kept for the gradient are x, mean and r alone: z is evaluated again.
+Only x, mean and r are kept for the gradient: z is evaluated again.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,9 +81,9 @@ def parameter_gradients(
     bias: Tensor | None,
     scale: Tensor | None,
     shift: Tensor | None,
-    wanted: list[bool],
+    needed: Sequence[bool],
 ) -> list[Tensor]:
-    """Gradients of weight, bias, scale and shift from sums [B, 2, C] = (S0, S1); empty where not wanted."""
+    """Gradients of weight, bias, scale and shift from sums [B, 2, C] = (S0, S1); empty where not needed."""
     S0, S1 = sums.unbind(1)
     modulation = 1 if scale is None else 1 + scale.to(sums.dtype)
     formulas = (
@@ -95,9 +97,9 @@ def parameter_gradients(
     tensors = (weight, bias, scale, shift)
     return [
         formula().to(tensor.dtype, memory_format=torch.contiguous_format, copy=True)
-        if want and tensor is not None
+        if need and tensor is not None
         else sums.new_empty(0, dtype=torch.float32)
-        for formula, tensor, want in zip(formulas, tensors, wanted, strict=True)
+        for formula, tensor, need in zip(formulas, tensors, needed, strict=True)
     ]
 
 
@@ -122,7 +124,16 @@ def _normalised(x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
 # Registration
 
 
-def _check(x, weight, bias, groups, eps, scale, shift, silu):
+def _check(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    silu: bool,
+) -> None:
     edm.check_images(x=x)
     if x.ndim < 2 or 0 in x.shape[1:]:
         raise ValueError(f"x: expected [B, C, ...] with a channel and a pixel at least, got {list(x.shape)}")
@@ -130,7 +141,7 @@ def _check(x, weight, bias, groups, eps, scale, shift, silu):
         raise ValueError(f"groups: expected a divisor of x's {x.shape[1]} channels, got {groups}")
     edm.check_positive(eps=eps)
     shape = list(x.shape[:2])
-    for name, value, wanted in (
+    for name, value, expected in (
         ("weight", weight, shape[1:]),
         ("bias", bias, shape[1:]),
         ("scale", scale, shape),
@@ -141,13 +152,24 @@ def _check(x, weight, bias, groups, eps, scale, shift, silu):
         edm.check_layout(**{name: value})
         if value.dtype not in edm.DTYPES:
             raise TypeError(f"{name}: expected a floating-point dtype of 16 to 64 bits, got {value.dtype}")
-        if list(value.shape) != wanted:
-            raise ValueError(f"{name}: expected shape {wanted}, got {list(value.shape)}")
+        if list(value.shape) != expected:
+            raise ValueError(f"{name}: expected shape {expected}, got {list(value.shape)}")
         if value.device != x.device:
             raise ValueError(f"{name}: expected the device of x, {x.device}, got {value.device}")
 
 
-def _check_backward(grad, x, weight, bias, scale, shift, mean, rstd, silu, wanted):
+def _check_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    silu: bool,
+    needed: Sequence[bool],
+) -> None:
     edm.check_images(x=x, grad=grad)
     edm.check_layout(mean=mean, rstd=rstd)
     if mean.ndim != 2 or mean.dtype != edm.accumulation_dtype(x) or len(mean) != len(x):
@@ -159,18 +181,38 @@ def _check_backward(grad, x, weight, bias, scale, shift, mean, rstd, silu, wante
         expected = f"{mean.dtype} of shape {list(mean.shape)}"
         raise ValueError(f"rstd: expected {expected}, got {rstd.dtype} of shape {list(rstd.shape)}")
     _check(x, weight, bias, mean.shape[1], 1.0, scale, shift, silu)
-    if len(wanted) != 5 or any(
-        want and t is None for want, t in zip(wanted[1:], (weight, bias, scale, shift), strict=True)
+    if len(needed) != 5 or any(
+        need and t is None for need, t in zip(needed[1:], (weight, bias, scale, shift), strict=True)
     ):
-        raise ValueError(f"wanted: expected a flag for each of x, weight, bias, scale, shift given, got {wanted}")
+        raise ValueError(f"needed: expected a flag for each of x, weight, bias, scale, shift given, got {needed}")
 
 
-def _group_norm_silu(x, weight, bias, groups, eps, scale, shift, silu):
+def _group_norm_silu(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     y = group_norm_silu_reference(x, weight, bias, groups, eps, scale, shift, silu)
     return edm.laid_out(y, x.dtype, edm.is_channels_last(x)), *_statistics(x, groups, eps)
 
 
-def _group_norm_silu_backward(grad, x, weight, bias, scale, shift, mean, rstd, silu, wanted):
+def _group_norm_silu_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    silu: bool,
+    needed: Sequence[bool],
+) -> tuple[Tensor, ...]:
     batch, channels = x.shape[:2]
     groups = mean.shape[1]
     gain, offset = affine(x, weight, bias, scale, shift)
@@ -180,14 +222,14 @@ def _group_norm_silu_backward(grad, x, weight, bias, scale, shift, mean, rstd, s
         dz = dz * z.sigmoid() * (1 + z * (-z).sigmoid())
     sums = torch.stack([t.reshape(batch, channels, math.prod(x.shape[2:])).sum(2) for t in (dz, dz * n)], 1)
     dx = None
-    if wanted[0]:
+    if needed[0]:
         count = math.prod(x.shape[1:]) // groups
         means = (gain[:, None] * sums).reshape(batch, 2, groups, channels // groups).sum(3) / count
         mean0, mean1 = (_pixelwise(m.repeat_interleave(channels // groups, 1), x) for m in means.unbind(1))
         per_channel = _pixelwise(rstd.repeat_interleave(channels // groups, 1), x)
         dx = per_channel * (_pixelwise(gain, x) * dz - mean0 - n * mean1)
     dx = sums.new_empty(0, dtype=x.dtype) if dx is None else edm.laid_out(dx, x.dtype, edm.is_channels_last(x))
-    return dx, *parameter_gradients(sums, weight, bias, scale, shift, wanted[1:])
+    return dx, *parameter_gradients(sums, weight, bias, scale, shift, needed[1:])
 
 
 _library.define(
@@ -197,41 +239,41 @@ _library.define(
     _group_norm_silu,
     _check,
 )
-_library.define(  # wanted: which of the five gradients; the others come back empty
+_library.define(  # needed: which of the five gradients; the others come back empty
     "group_norm_silu_backward",
     "(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor? scale, Tensor? shift, Tensor mean, Tensor rstd,"
-    " bool silu, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " bool silu, bool[] needed) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _group_norm_silu_backward,
     _check_backward,
 )
 
 
 @_library.fake("group_norm_silu")
-def _(x, weight, bias, groups, eps, scale, shift, silu):
+def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     mean, rstd = (x.new_empty(x.shape[0], groups, dtype=edm.accumulation_dtype(x)) for _ in range(2))
     return edm.new_images(x, x.dtype, edm.is_channels_last(x)), mean, rstd
 
 
 @_library.fake("group_norm_silu_backward")
-def _(grad, x, weight, bias, scale, shift, mean, rstd, silu, wanted):
-    dx = edm.new_images(x, x.dtype if wanted[0] else None, edm.is_channels_last(x))
-    parameters = zip((weight, bias, scale, shift), wanted[1:], strict=True)
-    return dx, *(t.new_empty(t.shape) if want else x.new_empty(0, dtype=torch.float32) for t, want in parameters)
+def _(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *parameters, _, _, _, needed = arguments
+    dx = edm.new_images(x, x.dtype if needed[0] else None, edm.is_channels_last(x))
+    pairs = zip(parameters, needed[1:], strict=True)
+    return dx, *(t.new_empty(t.shape) if need else x.new_empty(0, dtype=torch.float32) for t, need in pairs)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weight, bias, _, _, scale, shift, ctx.silu = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
     ctx.save_for_backward(x, weight, bias, scale, shift, mean, rstd)
 
 
-def _backward(ctx, grad, *_):
-    needs = ctx.needs_input_grad
-    wanted = [needs[i] for i in (0, 1, 2, 5, 6)]
-    arguments = (grad, *ctx.saved_tensors, ctx.silu, wanted)
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    needed = [ctx.needs_input_grad[i] for i in (0, 1, 2, 5, 6)]
+    arguments = (grad, *ctx.saved_tensors, ctx.silu, needed)
     grads = torch.ops.rsd_fast.group_norm_silu_backward.default(*arguments)
-    dx, dweight, dbias, dscale, dshift = (g if want else None for g, want in zip(grads, wanted, strict=True))
+    dx, dweight, dbias, dscale, dshift = (g if need else None for g, need in zip(grads, needed, strict=True))
     return dx, dweight, dbias, None, None, dscale, dshift, None
 
 

@@ -23,7 +23,7 @@ class Key:
     step: int | Tensor = 0
 
     def uniform(self, *shape: int, stream: Stream) -> Tensor:
-        """[B, *shape] float32, uniform in [0, 1)."""
+        """[B, *shape] float64, uniform in (0, 1)."""
         return uniform((len(self.sample), *shape), self.seed, self.sample, self.step, stream)
 
     def randn(self, shape: Sequence[int], stream: Stream) -> Tensor:

@@ -9,16 +9,17 @@ is at least missing 2^32, and y is 0 where it does not: what is not observed hol
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _library, edm
 from .blur import blur_reference, check_host_kernel, check_kernel, host_kernel
-from .downsample import check_factor, downsample_reference
-from .perturb import check_perturbation, perturb_reference
-from .philox import Stream, check_counter, integers, philox_reference, randn_reference, signed_seed
+from .downsample import check_factor, downsample_reference, small_size
+from .key import Key
+from .perturb import InputOptions, Perturbation, check_perturbation
+from .philox import Counter, Stream, integers, philox_reference, randn_reference, signed_seed
 
 KINDS = ("identity", "mask", "blur", "downsample")
 MASK_FORMATS = ("", "uint8", "packed")
@@ -94,40 +95,58 @@ def observe(
 
 def observe_perturb(
     images: Tensor,
-    index: Tensor,
     corruption: Any,
     sigma_obs: Tensor | float,
-    seed: int,
     sigma: Tensor | float,
-    sample: Tensor,
-    step: int | Tensor,
+    key: Key,
     *,
-    noise_seed: int | None = None,
-    observation_step: int | Tensor = 0,
-    sigma_data: float = 0.5,
-    dtype: torch.dtype = torch.float32,
+    observation_key: Key | None = None,
     mask: str | None = None,
-    channels_last: bool = False,
+    options: InputOptions | None = None,
 ) -> tuple[Tensor, ...]:
     """(y, x_t, net_input), and the mask where asked for: `observe` and `perturb` of its result in one pass.
 
-    noise_seed: of the diffusion noise; None takes `seed`. The other arguments are those of the two.
+    key: of the diffusion noise. observation_key: of the observations, its `sample` being the `index` of `observe`; None
+    takes `key`, so that every step has fresh ones. The other arguments are those of the two, and so are the errors.
     """
-    observation = _observation(images, index, corruption, sigma_obs, seed, observation_step, mask)
-    counter = signed_seed(seed if noise_seed is None else noise_seed), *integers(sample=sample, step=step)
     y, drawn, x_t, net_input = torch.ops.rsd_fast.observe_perturb.default(
-        *observation, edm.levels(sigma, images), *counter, sigma_data, dtype, channels_last
+        *_observation_and_perturbation(images, corruption, sigma_obs, sigma, key, observation_key, mask, options)
     )
     return (y, x_t, net_input) if mask is None else (y, x_t, net_input, drawn)
 
 
-def _observation(images, index, corruption, sigma_obs, seed, step, mask):
+def _observation(
+    images: Tensor,
+    index: Tensor,
+    corruption: Any,
+    sigma_obs: Tensor | float,
+    seed: int,
+    step: int | Tensor,
+    mask: str | None,
+) -> tuple[Any, ...]:
     """The arguments of the ops that say what is observed."""
     edm.check_tensors(images=images)
     edm.check_no_gradient(images=images)
-    counter = signed_seed(seed), *integers(index=index, step=step)
+    seed, (index, step) = signed_seed(seed), integers(index=index, step=step)
     levels = edm.levels(sigma_obs, images, "sigma_obs")
-    return images, counter[1], levels, counter[0], counter[2], *_operator(corruption).arguments, mask or ""
+    return images, index, levels, seed, step, *_operator(corruption).arguments, mask or ""
+
+
+def _observation_and_perturbation(
+    images: Tensor,
+    corruption: Any,
+    sigma_obs: Tensor | float,
+    sigma: Tensor | float,
+    key: Key,
+    observation_key: Key | None,
+    mask: str | None,
+    options: InputOptions | None,
+) -> tuple[Any, ...]:
+    """The arguments of the op `observe_perturb`."""
+    first = key if observation_key is None else observation_key
+    observation = _observation(images, first.sample, corruption, sigma_obs, first.seed, first.step, mask)
+    counter = signed_seed(key.seed), *integers(sample=key.sample, step=key.step)
+    return *observation, edm.levels(sigma, images), *counter, *(options or InputOptions.like(images))
 
 
 def observe_reference(
@@ -142,32 +161,25 @@ def observe_reference(
     channels_last: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The mathematics above in plain PyTorch."""
-    y, drawn = _observe(*_observation(images, index, corruption, sigma_obs, seed, step, mask), channels_last)
+    arguments = _observation(images, index, corruption, sigma_obs, seed, step, mask)
+    y, drawn = _observe(*_unpack(*arguments, channels_last))
     return y if mask is None else (y, drawn)
 
 
 def observe_perturb_reference(
     images: Tensor,
-    index: Tensor,
     corruption: Any,
     sigma_obs: Tensor | float,
-    seed: int,
     sigma: Tensor | float,
-    sample: Tensor,
-    step: int | Tensor,
+    key: Key,
     *,
-    noise_seed: int | None = None,
-    observation_step: int | Tensor = 0,
-    sigma_data: float = 0.5,
-    dtype: torch.dtype = torch.float32,
+    observation_key: Key | None = None,
     mask: str | None = None,
-    channels_last: bool = False,
+    options: InputOptions | None = None,
 ) -> tuple[Tensor, ...]:
     """The mathematics above in plain PyTorch."""
-    observation = _observation(images, index, corruption, sigma_obs, seed, observation_step, mask)
-    counter = signed_seed(seed if noise_seed is None else noise_seed), *integers(sample=sample, step=step)
-    arguments = edm.levels(sigma, images), *counter, sigma_data, dtype, channels_last
-    y, drawn, x_t, net_input = _observe_perturb(*observation, *arguments)
+    arguments = _observation_and_perturbation(images, corruption, sigma_obs, sigma, key, observation_key, mask, options)
+    y, drawn, x_t, net_input = _observe_perturb(*_unpack_both(*arguments))
     return (y, x_t, net_input) if mask is None else (y, x_t, net_input, drawn)
 
 
@@ -192,7 +204,29 @@ def mask_shape(images: Tensor, shared: bool) -> tuple[int, int, int, int]:
 # Registration
 
 
-def _check(images, index, sigma_obs, seed, step, kind, kernel, factor, missing, shared, mask_format, channels_last):
+class Acquisition(NamedTuple):
+    """How images are observed: arguments of the ops `observe` and `observe_perturb`."""
+
+    counter: Counter
+    sigma_obs: Tensor  # [B] or [1]
+    operator: Operator
+    mask_format: str
+
+
+def _unpack(images: Tensor, index: Tensor, sigma_obs: Tensor, seed: int, step: Tensor, *rest: Any) -> tuple[Any, ...]:
+    """What both ops begin with, as two objects, and then what comes after it."""
+    kind, kernel, factor, missing, shared, mask_format, *rest_of_op = rest
+    operator = Operator(kind, kernel, factor, missing, shared)
+    return images, Acquisition(Counter.of(seed, index, step), sigma_obs, operator, mask_format), *rest_of_op
+
+
+def _unpack_both(*arguments: Any) -> tuple[Tensor, Acquisition, Perturbation]:
+    images, acquisition, *perturbation = _unpack(*arguments)
+    return images, acquisition, Perturbation.of(*perturbation)
+
+
+def _check(images: Tensor, acquisition: Acquisition, channels_last: bool) -> None:
+    counter, sigma_obs, operator, mask_format = acquisition
     edm.check_layout(images=images)
     if images.dtype != torch.uint8 and images.dtype not in edm.DTYPES:
         raise TypeError(f"images: expected uint8 or a floating-point dtype, got {images.dtype}")
@@ -200,57 +234,51 @@ def _check(images, index, sigma_obs, seed, step, kind, kernel, factor, missing, 
     if images.ndim != 4:
         raise ValueError(f"images: expected [B, C, H, W], got {list(images.shape)}")
     edm.check_levels(images, sigma_obs=sigma_obs)
-    check_counter(index, step, "index")
-    if len(index) != len(images):
-        raise ValueError(f"index: expected one id an image, [{len(images)}], got {list(index.shape)}")
-    if index.device != images.device:
-        raise ValueError(f"index: expected the device of the images, {images.device}, got {index.device}")
-    if kind not in KINDS:
-        raise ValueError(f"operator: expected one of {', '.join(KINDS)}, got {kind!r}")
-    if kind == "blur":
-        if kernel is None:
+    counter.check(images, "index")
+    if operator.kind not in KINDS:
+        raise ValueError(f"operator: expected one of {', '.join(KINDS)}, got {operator.kind!r}")
+    if operator.kind == "blur":
+        if operator.kernel is None:
             raise ValueError("kernel: expected taps for the operator 'blur', got None")
-        check_host_kernel(kernel)
-        check_kernel(kernel, *images.shape[2:])
-    check_factor(factor)
-    if not 0 <= missing <= 1:
-        raise ValueError(f"missing: expected a probability, got {missing}")
+        check_host_kernel(operator.kernel)
+        check_kernel(operator.kernel, *images.shape[2:])
+    check_factor(operator.factor)
+    if not 0 <= operator.missing <= 1:
+        raise ValueError(f"missing: expected a probability, got {operator.missing}")
     if mask_format not in MASK_FORMATS:
         raise ValueError(f"mask: expected None, 'uint8' or 'packed', got {mask_format!r}")
-    if mask_format and kind != "mask":
-        raise ValueError(f"mask: the operator '{kind}' draws none")
+    if mask_format and operator.kind != "mask":
+        raise ValueError(f"mask: the operator '{operator.kind}' draws none")
 
 
-def _check_both(images, index, sigma_obs, seed, observation_step, *rest):
-    *operator, mask_format, sigma, noise_seed, sample, step, sigma_data, dtype, channels_last = rest
-    _check(images, index, sigma_obs, seed, observation_step, *operator, mask_format, channels_last)
-    check_perturbation(images, sigma, sigma_obs, noise_seed, sample, step, sigma_data, dtype, channels_last)
+def _check_both(images: Tensor, acquisition: Acquisition, perturbation: Perturbation) -> None:
+    _check(images, acquisition, perturbation.options.channels_last)
+    check_perturbation(images, acquisition.sigma_obs, perturbation)
 
 
-def _observe(images, index, sigma_obs, seed, step, *rest):
-    kind, kernel, factor, missing, shared, mask_format, channels_last = rest
+def _observe(images: Tensor, acquisition: Acquisition, channels_last: bool) -> tuple[Tensor, Tensor]:
+    counter, sigma_obs, operator, mask_format = acquisition
     x = normalised(images)
     kept = None
-    if kind == "blur":
-        x = blur_reference(x, kernel)
-    elif kind == "downsample":
-        x = downsample_reference(x, factor)
-    elif kind == "mask":
-        shape = mask_shape(images, shared)
+    if operator.kernel is not None and operator.kind == "blur":
+        x = blur_reference(x, operator.kernel)
+    elif operator.kind == "downsample":
+        x = downsample_reference(x, operator.factor)
+    elif operator.kind == "mask":
+        shape = mask_shape(images, operator.shared)
         elements = math.prod(shape[1:])
         blocks = torch.arange((elements + 3) // 4, device=images.device)
-        words = philox_reference(seed % 2**64, index[:, None], blocks, 0, Stream.OBSERVATION_MASK).flatten(1)
-        kept = (words.to(torch.int64)[:, :elements] >= threshold(missing)).reshape(shape)
+        words = philox_reference(counter.seed, counter.sample[:, None], blocks, 0, Stream.OBSERVATION_MASK).flatten(1)
+        kept = (words.to(torch.int64)[:, :elements] >= threshold(operator.missing)).reshape(shape)
     # Product and sum one by one: fused in a vector loop but not in its remainder, their bits would depend on the batch.
-    noise = randn_reference(x.shape, seed % 2**64, index, step, Stream.OBSERVATION_NOISE)
-    y = x + edm.per_sample(sigma_obs, x) * noise
+    y = x + edm.per_sample(sigma_obs, x) * randn_reference(x.shape, *counter, Stream.OBSERVATION_NOISE)
     if kept is not None:
         y = torch.where(kept, y, 0)
     return edm.laid_out(y, y.dtype, channels_last), _mask_output(kept, images, mask_format)
 
 
-def _mask_output(kept, images, mask_format):
-    if not mask_format:
+def _mask_output(kept: Tensor | None, images: Tensor, mask_format: str) -> Tensor:
+    if kept is None or not mask_format:
         return torch.empty(0, dtype=torch.uint8, device=images.device)
     bits = kept.to(torch.uint8)
     if mask_format == "uint8":
@@ -261,55 +289,52 @@ def _mask_output(kept, images, mask_format):
     return (bits << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(2, dtype=torch.uint8)
 
 
-def _observe_perturb(images, index, sigma_obs, seed, observation_step, *rest):
-    *operator, mask_format, sigma, noise_seed, sample, step, sigma_data, dtype, channels_last = rest
-    y, drawn = _observe(images, index, sigma_obs, seed, observation_step, *operator, mask_format, channels_last)
-    arguments = y, sigma, sigma_obs, noise_seed % 2**64, sample, step
-    x_t, net_input = perturb_reference(*arguments, sigma_data=sigma_data, dtype=dtype, channels_last=channels_last)
-    return y, drawn, x_t, net_input
+def _observe_perturb(
+    images: Tensor, acquisition: Acquisition, perturbation: Perturbation
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    y, drawn = _observe(images, acquisition, perturbation.options.channels_last)
+    return y, drawn, *perturbation.reference(y, acquisition.sigma_obs)
 
 
 _OBSERVATION = (
     "Tensor images, Tensor index, Tensor sigma_obs, int seed, Tensor step, str operator, Tensor? kernel, int factor,"
     " float missing, bool shared, str mask_format"
 )
-_library.define("observe", f"({_OBSERVATION}, bool channels_last) -> (Tensor, Tensor)", _observe, _check)
+_library.define("observe", f"({_OBSERVATION}, bool channels_last) -> (Tensor, Tensor)", _observe, _check, _unpack)
 _library.define(
     "observe_perturb",
     f"({_OBSERVATION.replace('Tensor step', 'Tensor observation_step')}, Tensor sigma, int noise_seed, Tensor sample,"
     " Tensor step, float sigma_data, ScalarType dtype, bool channels_last) -> (Tensor, Tensor, Tensor, Tensor)",
     _observe_perturb,
     _check_both,
+    _unpack_both,
 )
 
 
-def new_outputs(
-    images: Tensor, kind: str, factor: int, shared: bool, mask_format: str, channels_last: bool
-) -> tuple[Tensor, Tensor]:
+def new_outputs(images: Tensor, acquisition: Acquisition, channels_last: bool) -> tuple[Tensor, Tensor]:
     """(y, mask) without their values."""
+    operator = acquisition.operator
     batch, channels, height, width = images.shape
-    if kind == "downsample":
-        height, width = -(-height // factor), -(-width // factor)
+    if operator.kind == "downsample":
+        height, width = small_size(images, operator.factor)
     y = torch.empty(
         (batch, channels, height, width),
         dtype=edm.accumulation_dtype(images),
         device=images.device,
         memory_format=edm.memory_format(channels_last),
     )
-    shape = mask_shape(images, shared)
+    shape = mask_shape(images, operator.shared)
     mask_shapes = {"": (0,), "uint8": shape, "packed": (batch, -(-math.prod(shape[1:]) // 8))}
-    return y, images.new_empty(mask_shapes[mask_format], dtype=torch.uint8)
+    return y, images.new_empty(mask_shapes[acquisition.mask_format], dtype=torch.uint8)
 
 
-@_library.fake("observe")
-def _(images, index, sigma_obs, seed, step, kind, kernel, factor, missing, shared, mask_format, channels_last):
-    return new_outputs(images, kind, factor, shared, mask_format, channels_last)
+_library.fake("observe")(new_outputs)
 
 
 @_library.fake("observe_perturb")
-def _(images, index, sigma_obs, seed, observation_step, kind, kernel, factor, missing, shared, mask_format, *rest):
-    *_, dtype, channels_last = rest
-    y, drawn = new_outputs(images, kind, factor, shared, mask_format, channels_last)
+def _(images: Tensor, acquisition: Acquisition, perturbation: Perturbation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, dtype, channels_last = perturbation.options
+    y, drawn = new_outputs(images, acquisition, channels_last)
     return y, drawn, torch.empty_like(y), torch.empty_like(y, dtype=dtype)
 
 

@@ -26,6 +26,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ class Stream(IntEnum):
     LATENT = 5
     LABEL = 6
     AUGMENTATION = 7
+    CONSISTENCY = 8
 
 
 def philox(seed: int, sample: int | Tensor, element: int | Tensor, step: int | Tensor, stream: int) -> Tensor:
@@ -208,13 +210,18 @@ def integers(*, step: int | Tensor, **sample: Tensor) -> tuple[Tensor, Tensor]:
     return ids, _word("step", step, ids.device)
 
 
-def _philox_arguments(seed, sample, element, step, stream):
+def _philox_arguments(
+    seed: int, sample: int | Tensor, element: int | Tensor, step: int | Tensor, stream: int
+) -> tuple[int, Tensor, Tensor, Tensor, int]:
     words = {"sample": sample, "element": element, "step": step}
     device = next((w.device for w in words.values() if isinstance(w, Tensor)), torch.device("cpu"))
-    return signed_seed(seed), *(_word(name, w, device) for name, w in words.items()), int(stream)
+    sample, element, step = (_word(name, w, device) for name, w in words.items())
+    return signed_seed(seed), sample, element, step, int(stream)
 
 
-def _randn_arguments(shape, seed, sample, step, stream):
+def _randn_arguments(
+    shape: Sequence[int], seed: int, sample: Tensor, step: int | Tensor, stream: int
+) -> tuple[list[int], int, Tensor, Tensor, int]:
     sample, step = integers(sample=sample, step=step)
     return list(shape), signed_seed(seed), sample, step, int(stream)
 
@@ -230,13 +237,34 @@ def _check_words(**words: Tensor) -> None:
             raise ValueError(f"{name}: expected the device of {first}, {device}, got {word.device}")
 
 
-def check_counter(sample: Tensor, step: Tensor, name: str = "sample") -> None:
+def _check_counter(sample: Tensor, step: Tensor, name: str = "sample") -> None:
     """TypeError or ValueError unless these are integers [B] and one or [B], on one device."""
     _check_words(**{name: sample, "step": step})
     if sample.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, [B], got shape {tuple(sample.shape)}")
     if step.ndim > 1 or step.numel() not in (1, sample.shape[0]):
         raise ValueError(f"step: expected one element or [{sample.shape[0]}], got shape {tuple(step.shape)}")
+
+
+class Counter(NamedTuple):
+    """The random numbers of a batch, as ops take them: seed, sample [B] and step [B] or of one number."""
+
+    seed: int
+    sample: Tensor
+    step: Tensor
+
+    @classmethod
+    def of(cls, seed: int, sample: Tensor, step: Tensor) -> "Counter":
+        """From an op's arguments, of which the seed is signed."""
+        return cls(seed % 2**64, sample, step)
+
+    def check(self, images: Tensor, name: str = "sample") -> None:
+        """TypeError or ValueError unless there is a counter for each image; `name` is what the samples are called."""
+        _check_counter(self.sample, self.step, name)
+        if len(self.sample) != len(images):
+            raise ValueError(f"{name}: expected one id an image, [{len(images)}], got {list(self.sample.shape)}")
+        if self.sample.device != images.device:
+            raise ValueError(f"{name}: expected the device of the images, {images.device}, got {self.sample.device}")
 
 
 def _check_philox(seed: int, sample: Tensor, element: Tensor, step: Tensor, stream: int) -> None:
@@ -251,7 +279,7 @@ def _check_philox(seed: int, sample: Tensor, element: Tensor, step: Tensor, stre
 
 
 def _check_randn(shape: Sequence[int], seed: int, sample: Tensor, step: Tensor, stream: int) -> None:
-    check_counter(sample, step)
+    _check_counter(sample, step)
     if len(shape) == 0 or shape[0] != sample.shape[0] or any(size < 0 for size in shape):
         raise ValueError(f"shape: expected ({sample.shape[0]}, ...) to match sample, got {tuple(shape)}")
     if _blocks(math.prod(shape[1:])) > 2**32:
@@ -267,11 +295,11 @@ _library.define(
 
 
 @_library.fake("philox")
-def _(seed, sample, element, step, stream):
+def _(seed: int, sample: Tensor, element: Tensor, step: Tensor, stream: int) -> Tensor:
     shape = torch.broadcast_shapes(sample.shape, element.shape, step.shape)
     return sample.new_empty((*shape, 4), dtype=torch.uint32)
 
 
 @_library.fake("randn")
-def _(shape, seed, sample, step, stream):
+def _(shape: Sequence[int], seed: int, sample: Tensor, step: Tensor, stream: int) -> Tensor:
     return sample.new_empty(shape, dtype=torch.float32)

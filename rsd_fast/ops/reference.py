@@ -1,33 +1,23 @@
-"""Every op in plain PyTorch, under its public name: what the other backends are tested against."""
+"""Every op in plain PyTorch, under its public name: what the other backends are tested against.
 
-from .blur import blur_adjoint_reference as blur_adjoint
-from .blur import blur_reference as blur
-from .denoise import denoise_reference as denoise
-from .denoising_loss import denoising_loss_reference as denoising_loss
-from .downsample import downsample_adjoint_reference as downsample_adjoint
-from .downsample import downsample_reference as downsample
-from .group_norm_silu import group_norm_silu_reference as group_norm_silu
-from .observe import observe_perturb_reference as observe_perturb
-from .observe import observe_reference as observe
-from .perturb import perturb_reference as perturb
-from .philox import philox_reference as philox
-from .philox import randn_reference as randn
-from .philox import uniform_reference as uniform
-from .score_difference_loss import score_difference_loss_reference as score_difference_loss
+``blur`` here is ``blur_reference`` of the file that has ``ops.blur``, and so on.
+"""
 
-__all__ = [
-    "blur",
-    "blur_adjoint",
-    "denoise",
-    "denoising_loss",
-    "downsample",
-    "downsample_adjoint",
-    "group_norm_silu",
-    "observe",
-    "observe_perturb",
-    "perturb",
-    "philox",
-    "randn",
-    "score_difference_loss",
-    "uniform",
-]
+from collections.abc import Callable
+from typing import Any
+
+from . import _library
+
+_SUFFIX = "_reference"
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    for module in _library.modules():
+        if hasattr(module, name + _SUFFIX):
+            return getattr(module, name + _SUFFIX)
+    raise AttributeError(f"rsd_fast.ops has no public op {name!r}")
+
+
+def __dir__() -> list[str]:
+    names = {name for module in _library.modules() for name in vars(module) if name.endswith(_SUFFIX)}
+    return sorted(name.removesuffix(_SUFFIX) for name in names)

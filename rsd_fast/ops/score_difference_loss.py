@@ -9,6 +9,8 @@ and per element  dloss/df = w (r + d - 2 alpha d),  dloss/dg = w (2 alpha d - r)
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +54,15 @@ def score_difference_loss_reference(
     return _loss_and_weight(F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask)[0]
 
 
-def _differences(F_teacher, F_fake, u_t, u, sigma, sigma_data, mask):
+def _differences(
+    F_teacher: Tensor,
+    F_fake: Tensor,
+    u_t: Tensor,
+    u: Tensor,
+    sigma: Tensor | float,
+    sigma_data: float,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """mask d and mask r."""
     dtype, sigma = edm.accumulation_dtype(u), edm.per_sample(sigma, u)
     c_skip, c_out = edm.c_skip(sigma, sigma_data), edm.c_out(sigma, sigma_data)
@@ -63,7 +73,16 @@ def _differences(F_teacher, F_fake, u_t, u, sigma, sigma_data, mask):
     return d, r
 
 
-def _loss_and_weight(F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask):
+def _loss_and_weight(
+    F_teacher: Tensor,
+    F_fake: Tensor,
+    u_t: Tensor,
+    u: Tensor,
+    sigma: Tensor | float,
+    alpha: float,
+    sigma_data: float,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     d, r = _differences(F_teacher, F_fake, u_t, u, sigma, sigma_data, mask)
     shape = len(u), math.prod(u.shape[1:])  # -1 would be ambiguous without an image
     weight = 1 / r.detach().reshape(shape).abs().mean(1).clamp_min(1e-5)
@@ -73,7 +92,16 @@ def _loss_and_weight(F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask):
 # Registration
 
 
-def _check(F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask):
+def _check(
+    F_teacher: Tensor,
+    F_fake: Tensor,
+    u_t: Tensor,
+    u: Tensor,
+    sigma: Tensor,
+    alpha: float,
+    sigma_data: float,
+    mask: Tensor | None,
+) -> None:
     edm.check_images(u=u, F_teacher=F_teacher, F_fake=F_fake, u_t=u_t)
     edm.check_levels(u, sigma=sigma)
     edm.check_finite(alpha=alpha)
@@ -81,13 +109,26 @@ def _check(F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask):
     edm.check_mask(mask, u)
 
 
-def _check_backward(grad, weight, F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask, wanted):
-    _check(F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask)
-    edm.check_gradient(grad, u)
-    edm.check_gradient(weight, u, "weight")
+def _check_backward(grad: Tensor, weight: Tensor, *arguments: Any) -> None:
+    *forward, _ = arguments
+    _check(*forward)
+    edm.check_gradient(grad, forward[3])
+    edm.check_gradient(weight, forward[3], "weight")
 
 
-def _score_difference_loss_backward(grad, weight, F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask, wanted):
+def _score_difference_loss_backward(
+    grad: Tensor,
+    weight: Tensor,
+    F_teacher: Tensor,
+    F_fake: Tensor,
+    u_t: Tensor,
+    u: Tensor,
+    sigma: Tensor,
+    alpha: float,
+    sigma_data: float,
+    mask: Tensor | None,
+    needed: Sequence[bool],
+) -> tuple[Tensor, ...]:
     d, r = _differences(F_teacher, F_fake, u_t, u, sigma, sigma_data, mask)
     level = edm.per_sample(sigma, u)
     c_skip, c_out = edm.c_skip(level, sigma_data), edm.c_out(level, sigma_data)
@@ -99,8 +140,8 @@ def _score_difference_loss_backward(grad, weight, F_teacher, F_fake, u_t, u, sig
     inputs = F_teacher, F_fake, u_t, u
     channels_last = edm.is_channels_last(F_teacher)
     return tuple(
-        edm.laid_out(gradient, x.dtype if want else None, channels_last)
-        for gradient, x, want in zip(gradients, inputs, wanted, strict=True)
+        edm.laid_out(gradient, x.dtype if need else None, channels_last)
+        for gradient, x, need in zip(gradients, inputs, needed, strict=True)
     )
 
 
@@ -108,41 +149,41 @@ _ARGUMENTS = (
     "Tensor F_teacher, Tensor F_fake, Tensor u_t, Tensor u, Tensor sigma, float alpha, float sigma_data, Tensor? mask"
 )
 _library.define("score_difference_loss", f"({_ARGUMENTS}) -> (Tensor, Tensor)", _loss_and_weight, _check)
-_library.define(  # gradients that are not wanted come back empty
+_library.define(  # gradients that are not needed come back empty
     "score_difference_loss_backward",
-    f"(Tensor grad, Tensor weight, {_ARGUMENTS}, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor grad, Tensor weight, {_ARGUMENTS}, bool[4] needed) -> (Tensor, Tensor, Tensor, Tensor)",
     _score_difference_loss_backward,
     _check_backward,
 )
 
 
 @_library.fake("score_difference_loss")
-def _(F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask):
+def _(F_teacher: Tensor, F_fake: Tensor, u_t: Tensor, u: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     loss = u.new_empty(len(u), dtype=edm.accumulation_dtype(u))
     return loss, torch.empty_like(loss)
 
 
 @_library.fake("score_difference_loss_backward")
-def _(grad, weight, F_teacher, F_fake, u_t, u, sigma, alpha, sigma_data, mask, wanted):
-    channels_last = edm.is_channels_last(F_teacher)
-    inputs = F_teacher, F_fake, u_t, u
+def _(grad: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *inputs, _, _, _, _, needed = arguments
+    channels_last = edm.is_channels_last(inputs[0])
     return tuple(
-        edm.new_images(x, x.dtype if want else None, channels_last) for x, want in zip(inputs, wanted, strict=True)
+        edm.new_images(x, x.dtype if need else None, channels_last) for x, need in zip(inputs, needed, strict=True)
     )
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.alpha, ctx.sigma_data, mask = inputs
     ctx.save_for_backward(output[1], *tensors, mask)
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad, _):
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, mask = ctx.saved_tensors
-    wanted = ctx.needs_input_grad[:4]
-    arguments = *tensors, ctx.alpha, ctx.sigma_data, mask, wanted
+    needed = ctx.needs_input_grad[:4]
+    arguments = *tensors, ctx.alpha, ctx.sigma_data, mask, needed
     gradients = torch.ops.rsd_fast.score_difference_loss_backward.default(grad, *arguments)
-    return *(g if want else None for g, want in zip(gradients, wanted, strict=True)), None, None, None, None
+    return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None, None, None, None
 
 
 _library.differentiable("score_difference_loss", _backward, _setup_context, (0, 1, 2, 3))

@@ -11,7 +11,7 @@ from rsd_fast.config import Distill
 from rsd_fast.data import ObservedDataset
 from rsd_fast.evaluation.observed import observe_as
 from rsd_fast.generator import latents
-from rsd_fast.methods.distill import generate, latent_view
+from rsd_fast.methods.distill import generate
 from rsd_fast.sampler import Sampler
 
 SHOWN, NEAREST = 8, 3  # samples of which the nearest observations are shown, and how many of them
@@ -103,7 +103,7 @@ def paths(sampler: Sampler, seed: int) -> Tensor:
         ends = torch.tensor([2 * row, 2 * row + 1], device=sampler.device)
         z, labels = latents(sampler.shape, sampler.denoiser.label_dim, ends, seed)
         between = spherical(z[0], z[1], COLUMNS)
-        view = latent_view(sampler.config, sampler.corruption, ends[:1].expand(COLUMNS), seed)
+        view = sampler.view(ends[:1].expand(COLUMNS), seed)
         labels = None if labels is None else labels[:1].expand(COLUMNS, -1)
         images.append(generate(sampler.denoiser, between, sampler.config.distillation.sigma_init, labels, view).cpu())
     return torch.cat(images)

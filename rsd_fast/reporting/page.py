@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from rsd_fast import corruptions, objectives
 from rsd_fast.config import Distill, RunConfig
 from rsd_fast.data import to_rgb
 
@@ -35,16 +36,6 @@ STATES = {  # a mark, so that it does not hang on the colour alone
     "worse": "↩",
     "failed": "✗",
     "unknown": "?",
-}
-CORRUPTIONS = {
-    "identity": "not at all",
-    "gaussian_blur": "blurred by a Gaussian",
-    "motion_blur": "blurred along a line",
-    "downsample": "made smaller",
-    "random_mask": "pixels missing at random",
-    "box_mask": "a square missing",
-    "fourier": "part of their k-space (Fourier coefficients, as in MRI)",
-    "compose": "one thing after another",
 }
 
 
@@ -134,15 +125,14 @@ def described(content: Content) -> list[list[str]]:
     o, t = config.observations, config.training
     channels, height, width = o.observation_shape
     origin = "clean images, corrupted once each by rsd-fast (--simulate)" if o.simulate else "corrupted images"
-    operator = o.corruption.partition(":")[0]
-    how = CORRUPTIONS.get(operator, "by an operator of one's own")
-    how = "by noise alone" if operator == "identity" and o.sigma_obs else how
+    operators = {name: about for name, (_, about) in corruptions.described().items()}
+    operator = operators.get(o.corruption.partition(":")[0]) or "an operator of one's own"
     rows = [
         [
             "Data",
             f"{o.data}: {o.num_images:,} {origin}, {width}x{height} pixels, {channels} channel{'s'[: channels > 1]}",
         ],
-        ["Corrupted", f"{how} ({o.corruption})"],
+        ["Corrupted by", f"{o.corruption}: {operator}"],
         ["Noise", noise_words(config)],
     ]
     if isinstance(config, Distill):
@@ -192,7 +182,7 @@ def beside(content: Content) -> str:
     if record.grids:
         kimg, path = record.grids[-1]
         caption = f"What it makes after {kimg} thousand images. Good ones look like your data would without corruption."
-        if not isinstance(record.config, Distill) and not record.config.objective.conditional:
+        if not isinstance(record.config, Distill) and not objectives.create(record.config.objective).conditional:
             caption = f"What the teacher makes after {kimg} thousand images. It undoes noise, but not blur or size."
         parts.append(figure(image_file(path, f"Grid of samples at {kimg} kimg"), caption))
     else:

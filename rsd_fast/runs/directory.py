@@ -64,7 +64,7 @@ class Run:
 
     @classmethod
     def of(cls, file: Path) -> "Run | None":
-        """The run in whose directory a model is; None for one that came by itself."""
+        """The run in whose directory a model lies; None for a model that came by itself."""
         folder = file.absolute().parent
         run = cls(folder.parent.parent if folder.parent.name == "checkpoints" else folder)
         return run if run.exists() and (run.path / "checkpoints").is_dir() else None
@@ -112,7 +112,7 @@ class Run:
         return checkpoint
 
     def save(self, kimg: float, config: RunConfig, product: dict[str, Tensor], training: "TrainingState") -> Path:
-        """Write a checkpoint and make it the latest; the one before keeps its product only."""
+        """Write a checkpoint and make it the latest. The one before keeps only its product."""
         folder = self.checkpoint(kimg)
         with files.atomic_folder(folder) as temporary:
             save_model(temporary / "model.safetensors", product, config, kimg)
@@ -129,8 +129,12 @@ class Run:
         """The folder of the checkpoint at so many images, which need not be there."""
         return self.path / "checkpoints" / checkpoint_name(kimg)
 
+    def log(self) -> list[dict[str, Any]]:
+        """The records of log.jsonl, one a tick."""
+        return read_lines(self.log_path)
+
     def metrics(self) -> list[dict[str, Any]]:
-        """The evaluations so far; a line that a kill cut short is left out."""
+        """The records of metrics.jsonl, one an evaluation."""
         return read_lines(self.metrics_path)
 
     def add_metrics(self, records: list[dict[str, Any]]) -> None:
@@ -161,16 +165,16 @@ class TrainingState:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; lines that are none are left out."""
-    found = []
+    """The objects of a file of JSON lines. Lines that are no objects are left out, as one that a kill cut short is."""
+    records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict):
-            found.append(record)
-    return found
+            records.append(record)
+    return records
 
 
 def checkpoint_name(kimg: float) -> str:

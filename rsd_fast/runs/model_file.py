@@ -23,7 +23,7 @@ def save_model(path: Path, tensors: dict[str, Tensor], config: RunConfig, kimg: 
 
 
 def model_record(config: RunConfig, kimg: float) -> str:
-    """What a model.safetensors says of itself, JSON; `read_record` reads it."""
+    """What a model.safetensors says of itself, as JSON; `read_record` reads it."""
     return json.dumps({"kind": KINDS[config.kind], "config": configs.to_json(config), "kimg": f"{kimg:g}"})
 
 
@@ -39,7 +39,7 @@ def read_record(record: dict[str, str]) -> tuple[RunConfig, float]:
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(state dict, {"kind", "config", "kimg"}) of a model.safetensors of ours. Raises RunError."""
+    """(state dict, {"kind", "config", "kimg"}) of a model.safetensors that rsd-fast wrote. Raises RunError."""
     tensors, metadata = load_tensors(path)
     try:
         return tensors, json.loads(metadata["rsd_fast"])
@@ -66,8 +66,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str, *, assign: bool = False) -> None:
-    """Strict load, or with `assign` the tensors themselves; RunError that names the first that does not fit."""
-    if assign:  # where a copy would have had the module's dtype
+    """Load a state dict strictly, by copies, or with `assign` the tensors themselves.
+
+    Raises RunError, which names the first tensor that does not fit.
+    """
+    if assign:  # a copy would have had the module's dtype
         tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     try:
         module.load_state_dict(tensors, assign=assign)

@@ -15,7 +15,7 @@ from rsd_fast import ops
 from rsd_fast.networks.blocks import SONG, Block
 from rsd_fast.networks.layers import GroupNorm
 from rsd_fast.ops import _library
-from rsd_fast.ops.group_norm_silu import _group_norm_silu_backward
+from rsd_fast.ops.group_norm_silu import _group_norm_silu_backward, affine
 
 EPS = 1e-3
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -486,8 +486,8 @@ def test_errors_of_the_backward():
         (6, torch.ones(1, 3), "mean: expected"),
         (6, statistic.double(), "mean: expected"),
         (6, torch.ones(2, 4), "rstd: expected"),
-        (9, [True], "wanted: expected a flag"),
-        (9, [True, True, False, False, False], "wanted: expected a flag"),
+        (9, [True], "needed: expected a flag"),
+        (9, [True, True, False, False, False], "needed: expected a flag"),
     ):
         bad = [*good[:index], value, *good[index + 1 :]]
         with pytest.raises(ValueError, match=message):
@@ -524,12 +524,11 @@ def _serving(monkeypatch, forced, native, triton):
     monkeypatch.setattr(_library, "CHOICE", _library._choose())
     monkeypatch.setattr(_library, "SECOND_CHOICE", _library._choose_second())
     ops_ = ("partial", "complete")
-    monkeypatch.setattr(_library, "_TABLE", {op: dict.fromkeys(_library.DEVICES, "reference") for op in ops_})
-    monkeypatch.setattr(_library, "_CHECKS", dict.fromkeys(ops_))
+    monkeypatch.setattr(_library, "_OPS", {op: _library._Op(affine, affine, None) for op in ops_})
     registered = []
     monkeypatch.setattr(torch.library, "impl", lambda op, device: lambda f: registered.append((op, device)))
     loaded = []
-    monkeypatch.setattr(_library.importlib, "import_module", lambda name: loaded.append(name.rpartition("._")[2]))
+    monkeypatch.setattr(_library, "kernels", loaded.append)
     _library.load_kernels()
     for backend in loaded:
         devices = {"partial": ("cpu",), "complete": _library.DEVICES} if backend == "native" else {}

@@ -28,8 +28,9 @@ def exact() -> list[torch.Tensor]:
     outputs = [ops.randn(shape, 1, sample, 2, 3), ops.philox(1, sample, 2, 3, 4).view(torch.int32)]
     for operator in operators:
         for channels_last in (False, True):
-            options = {"dtype": torch.bfloat16, "channels_last": channels_last}
-            outputs += ops.observe_perturb(images, sample, operator, 0.2, 1, sigma, sample, 3, **options)
+            options = ops.InputOptions(dtype=torch.bfloat16, channels_last=channels_last)
+            keys = {"key": ops.Key(1, sample, 3), "observation_key": ops.Key(1, sample, 0)}
+            outputs += ops.observe_perturb(images, operator, 0.2, sigma, **keys, options=options)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         raw = [normal(*shape, dtype=dtype).requires_grad_() for _ in range(2)]
         images = [normal(*shape).requires_grad_() for _ in range(2)]

@@ -12,6 +12,7 @@ from rsd_fast import ops
 from rsd_fast.ops import edm
 
 SD = 0.5
+FLOAT64 = ops.InputOptions(dtype=torch.float64)
 SHAPES = [(3, 3, 8, 8), (4, 1, 5, 7), (1, 1, 1, 1), (2, 3)]
 F_DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 LAYOUTS = ["contiguous", "channels-last", "sliced", "transposed"]
@@ -160,7 +161,7 @@ def sample_ids(batch):
 def test_perturb_adds_what_noise_is_missing(shape, dtype, per_sample):
     y, sigma, sample = rand(shape, 0, dtype), levels(shape[0]), sample_ids(shape[0])
     sigma_obs = torch.linspace(0, 0.2, shape[0], dtype=torch.float64) if per_sample else 0.2
-    x_t, net_input = ops.perturb(y, sigma, sigma_obs, 11, sample, 5, sigma_data=0.6)
+    x_t, net_input = ops.perturb(y, sigma, sigma_obs, 11, sample, 5, ops.InputOptions(sigma_data=0.6))
     n = ops.randn(shape, 11, sample, 5, ops.Stream.DIFFUSION_NOISE).double().numpy()
     s, o = columns(sigma, y), columns(sigma_obs, y)
     added = np.sqrt(s**2 - o**2) * n
@@ -183,7 +184,7 @@ def test_perturb_at_sigma_obs_returns_the_observation():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_perturb_gives_the_network_its_dtype(dtype):
     y, sample = rand((2, 3, 4, 4), 0, torch.float32), torch.arange(2)
-    x_t, net_input = ops.perturb(y, levels(2), 0.1, 0, sample, 0, dtype=dtype)
+    x_t, net_input = ops.perturb(y, levels(2), 0.1, 0, sample, 0, ops.InputOptions(dtype=dtype))
     assert x_t.dtype == torch.float32 and net_input.dtype == dtype
     expected = x_t.double().numpy() / np.sqrt(columns(levels(2), y) ** 2 + SD**2)
     np.testing.assert_allclose(net_input.double().numpy(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
@@ -191,13 +192,11 @@ def test_perturb_gives_the_network_its_dtype(dtype):
 
 def test_perturb_is_differentiable_in_y():
     y, sigma = rand((2, 1, 3, 2), 0).requires_grad_(), levels(2)
-    assert torch.autograd.gradcheck(
-        lambda y: ops.perturb(y, sigma, 0.1, 3, torch.arange(2), 0, dtype=torch.float64), (y,)
-    )
-    x_t, net_input = ops.perturb(y, sigma, 0.1, 3, torch.arange(2), 0, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda y: ops.perturb(y, sigma, 0.1, 3, torch.arange(2), 0, FLOAT64), (y,))
+    x_t, net_input = ops.perturb(y, sigma, 0.1, 3, torch.arange(2), 0, FLOAT64)
     (grad,) = torch.autograd.grad(x_t.sum(), y)
     assert torch.equal(grad, torch.ones_like(y))
-    _, net_input = ops.perturb(y, sigma, 0.1, 3, torch.arange(2), 0, dtype=torch.float64)
+    _, net_input = ops.perturb(y, sigma, 0.1, 3, torch.arange(2), 0, FLOAT64)
     (grad,) = torch.autograd.grad(net_input.sum(), y)
     np.testing.assert_allclose(grad.numpy(), 1 / np.sqrt(columns(sigma, y) ** 2 + SD**2) * np.ones(y.shape))
 

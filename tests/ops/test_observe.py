@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rsd_fast import ops
-from rsd_fast.ops import Operator, Stream, edm
+from rsd_fast.ops import InputOptions, Key, Operator, Stream, edm
 from rsd_fast.ops.observe import _observation
 from rsd_fast.ops.philox import integers, signed_seed
 
@@ -52,7 +52,7 @@ def perturb(backend, y, sigma, sigma_obs, seed, sample, step, *, dtype=torch.flo
     y, sigma, sample = y.to(on), sigma.to(on), sample.to(on)
     if backend.name == "reference":
         op = ops.reference.perturb
-        return op(y, sigma, sigma_obs, seed, sample, step, dtype=dtype, channels_last=channels_last)
+        return op(y, sigma, sigma_obs, seed, sample, step, InputOptions(0.5, dtype, channels_last))
     levels = edm.levels(sigma, y), edm.levels(sigma_obs, y, "sigma_obs")
     counter = signed_seed(seed), *integers(sample=sample, step=step)
     return backend.module.perturb(y, *levels, *counter, 0.5, dtype, channels_last)
@@ -227,10 +227,17 @@ def test_public_functions():
     operator = Operator.mask(0.5)
     y, mask = ops.observe(images, sample, operator, 0.1, 1, step=2, mask="uint8")
     expected = ops.perturb(y, sigma, 0.1, 1, sample, 2)
-    found = ops.observe_perturb(images, sample, operator, 0.1, 1, sigma, sample, 2, observation_step=2, mask="uint8")
+    found = ops.observe_perturb(images, operator, 0.1, sigma, Key(1, sample, 2), mask="uint8")
     for a, b in zip(found, (y, *expected, mask), strict=True):
         assert_same(a, b)
-    assert len(ops.observe_perturb(images, sample, operator, 0.1, 1, sigma, sample, 2)) == 3
+    assert len(ops.observe_perturb(images, operator, 0.1, sigma, Key(1, sample, 2))) == 3
+    keys = Key(5, sample + 1, 4), Key(1, sample, 2)
+    for a, b in zip(
+        ops.observe_perturb(images, operator, 0.1, sigma, keys[0], observation_key=keys[1]),
+        (y, *ops.perturb(y, sigma, 0.1, 5, sample + 1, 4)),
+        strict=True,
+    ):
+        assert_same(a, b)
 
     class Holder:
         pass
@@ -262,7 +269,7 @@ def test_threads_change_nothing(kind):
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(ops.observe_perturb(images, sample, OPERATORS[kind], 0.1, 1, sigma, sample, 2))
+            results.append(ops.observe_perturb(images, OPERATORS[kind], 0.1, sigma, Key(1, sample, 2)))
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
@@ -291,7 +298,7 @@ def test_perturb_is_differentiable_once():
     sigma = torch.tensor([0.5, 2.0], dtype=torch.float64)
 
     def f(y):
-        return ops.perturb(y, sigma, 0.1, 0, INDEX[:2], 0, dtype=torch.float64)
+        return ops.perturb(y, sigma, 0.1, 0, INDEX[:2], 0, InputOptions(dtype=torch.float64))
 
     assert torch.autograd.gradcheck(f, (y,))
     upstream = torch.ones_like(y).requires_grad_()
@@ -305,7 +312,7 @@ def test_compiles_whole():
     images, sample, sigma = uint8_images((2, 3, 6, 8)), torch.tensor([3, 4]), torch.tensor([0.5, 2.0])
 
     def f(images, step):
-        y, x_t, net_input = ops.observe_perturb(images, sample, OPERATORS["blur"], 0.1, 1, sigma, sample, step)
+        y, x_t, net_input = ops.observe_perturb(images, OPERATORS["blur"], 0.1, sigma, Key(1, sample, step))
         return y, x_t, net_input, *ops.perturb(y, sigma, 0.1, 1, sample, step)
 
     step = torch.tensor(5)
@@ -343,9 +350,10 @@ BAD = [
 def test_bad_input(changes, error, message):
     with pytest.raises(error, match=message):
         ops.observe(**(GOOD | changes))
-    diffusion = {"sigma": 1.0, "sample": torch.arange(2), "step": 0}
+    arguments = {"sigma": 1.0, "key": Key(0, torch.arange(2)), **GOOD, **changes}
+    arguments["observation_key"] = Key(arguments.pop("seed"), arguments.pop("index"))
     with pytest.raises(error, match=message):
-        ops.observe_perturb(**(GOOD | changes), **diffusion)
+        ops.observe_perturb(**arguments)
     if "kernel: expected finite" in message:  # a fake cannot see values
         return
     with pytest.raises(error, match=message), FakeTensorMode(allow_non_fake_inputs=True):
@@ -358,10 +366,14 @@ def test_bad_input(changes, error, message):
         ({"sample": torch.arange(3)}, ValueError, "sample: expected one id an image"),
         ({"sample": torch.zeros(2)}, TypeError, "sample: expected int32 or int64"),
         ({"sigma": math.inf}, ValueError, "sigma: expected a finite number"),
-        ({"sigma_data": 0.0}, ValueError, "sigma_data: expected a finite number above 0"),
-        ({"dtype": torch.int32}, TypeError, "dtype: expected a floating-point dtype"),
+        ({"options": InputOptions(sigma_data=0.0)}, ValueError, "sigma_data: expected a finite number above 0"),
+        ({"options": InputOptions(dtype=torch.int32)}, TypeError, "dtype: expected a floating-point dtype"),
         ({"y": torch.ones(2, 3, dtype=torch.int64)}, TypeError, "y: expected a floating-point"),
-        ({"y": torch.ones(2, 3), "channels_last": True}, ValueError, "channels_last: expected images"),
+        (
+            {"y": torch.ones(2, 3), "options": InputOptions(channels_last=True)},
+            ValueError,
+            "channels_last: expected images",
+        ),
     ],
 )
 def test_bad_perturb(changes, error, message):

@@ -73,7 +73,7 @@ def test_known_answers(backend, counter, key, expected):
 
 def test_streams():
     names = ["OBSERVATION_NOISE", "OBSERVATION_MASK", "DIFFUSION_NOISE", "SIGMA"]
-    names += ["FURTHER_MASK", "LATENT", "LABEL", "AUGMENTATION"]
+    names += ["FURTHER_MASK", "LATENT", "LABEL", "AUGMENTATION", "CONSISTENCY"]
     assert [(s.name, int(s)) for s in ops.Stream] == [(name, i) for i, name in enumerate(names)]
 
 
@@ -171,9 +171,7 @@ def test_threads_change_nothing(name):
 
 
 def _native_randn(*arguments):
-    from rsd_fast.ops import _native
-
-    return _native.randn(*_randn_arguments(*arguments))
+    return _library.kernels("native")["randn"](*_randn_arguments(*arguments))
 
 
 def test_uniform():

@@ -1,21 +1,22 @@
 """Triton's kernels, in its interpreter where there is no GPU: elementwise, the same bits as plain PyTorch; sums, as
 close to float64 as its own. In every layout and dtype.
 
-The functions of ``rsd_fast.ops._triton`` are called directly, whatever serves the ops by default. A launch takes the
+The functions of ``rsd_fast.ops.triton`` are called directly, whatever serves the ops by default. A launch takes the
 interpreter 10 to 100 ms, hence few cases, in which shapes, dtypes and layouts take turns.
 """
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from rsd_fast import ops
-from rsd_fast.ops import edm
+from rsd_fast.ops import _library, edm
 
 pytest.importorskip("triton")
-from rsd_fast.ops import _triton
+_triton = SimpleNamespace(**_library.kernels("triton"))
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SD, ALPHA, SEED, NOISE_SEED = 0.7, 1.2, 2**63 - 9, -5

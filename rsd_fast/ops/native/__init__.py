@@ -1,0 +1,1 @@
+"""Kernels of csrc/, for "cpu" and, where built, "cuda": blur.py has those of the ops of ../blur.py, and so on."""
