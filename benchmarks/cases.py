@@ -104,11 +104,11 @@ def call(case: Case, ops: ModuleType, device: str) -> Call:
         return torch.randn(shape or case.shape, generator=random, device=device).to(dtype)
 
     def with_gradients(*tensors: Tensor, **options: Any) -> Call:
-        """Called with the tensors, and where gradients are wanted differentiated in the first of them."""
-        wanted = tensors[: _DIFFERENTIATED[case.op]] if case.backward else ()
-        return Call(tensors, options, tuple(tensor.requires_grad_() for tensor in wanted))
+        """Called with the tensors, and for a backward pass differentiated in the first of them."""
+        differentiated = tensors[: _DIFFERENTIATED[case.op]] if case.backward else ()
+        return Call(tensors, options, tuple(tensor.requires_grad_() for tensor in differentiated))
 
-    sample = torch.arange(batch, device=device)
+    sample, input_options = torch.arange(batch, device=device), ops.InputOptions(dtype=d)
     sigma = SIGMA_OBS + 2 * torch.rand(batch, generator=random, device=device)
     if case.op == "randn":
         return Call((case.shape, SEED, sample, 0, ops.Stream.DIFFUSION_NOISE), {}, ())
@@ -122,9 +122,9 @@ def call(case: Case, ops: ModuleType, device: str) -> Call:
         }[case.variant]()
         if case.op == "observe":
             return Call((images, sample, operator, SIGMA_OBS, SEED), {}, ())
-        return Call((images, sample, operator, SIGMA_OBS, SEED, sigma, sample, 0), {"dtype": d}, ())
+        return Call((images, operator, SIGMA_OBS, sigma, ops.Key(SEED, sample)), {"options": input_options}, ())
     if case.op == "perturb":
-        return Call((normal(), sigma, SIGMA_OBS, SEED, sample, 0), {"dtype": d}, ())
+        return Call((normal(), sigma, SIGMA_OBS, SEED, sample, 0), {"options": input_options}, ())
     if case.op == "denoise":
         return with_gradients(normal(dtype=d), normal(), sigma)
     if case.op == "denoising_loss":
@@ -187,12 +187,13 @@ def _perturb(y: Tensor, sigma: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tens
 
 def with_torch_randn(case: Case, called: Call) -> Callable[[], Any] | None:
     first, *rest = called.arguments
+    dtype = DTYPES[case.dtype]
     if case.op == "observe":
         return lambda: _observe(first, case.variant)
     if case.op == "perturb":
-        return lambda: _perturb(first, rest[0], called.options["dtype"])
+        return lambda: _perturb(first, rest[0], dtype)
     if case.op == "observe_perturb":
-        return lambda: _perturb(_observe(first, case.variant), rest[4], called.options["dtype"])
+        return lambda: _perturb(_observe(first, case.variant), rest[2], dtype)
     return None
 
 

@@ -24,7 +24,6 @@ from timing import machine
 from rsd_fast import config as configs
 from rsd_fast import files, presets
 from rsd_fast.build import build_denoiser
-from rsd_fast.config import Objective
 from rsd_fast.data import write_npz
 from rsd_fast.evaluation import HowCompared, HowSampled, Stopwatch, evaluate_path
 from rsd_fast.runs import save_model
@@ -36,7 +35,7 @@ NUM_REFERENCE = 10_000
 def generator(folder: Path, small: bool) -> Path:
     """A checkpoint folder of the network, not trained."""
     preset = presets.load("cifar10")
-    network = configs.Network(**preset.network)
+    network = configs.UNet(**preset.network)
     if small:
         network = replace(network, model_channels=16, num_blocks=1)
     shape = (3, 32, 32)
@@ -55,7 +54,7 @@ def generator(folder: Path, small: bool) -> Path:
         teacher="none",
         observations=observations,
         network=network,
-        objective=Objective(name="tweedie"),
+        objective=configs.Objective(name="tweedie"),
         distillation=configs.Distillation(),
         training=configs.Training(),
     )

@@ -94,15 +94,15 @@ def callables(case: cases.Case, ops: Any, backend: str, device: str) -> dict[str
             raise Missing(f"{backend} kernel of {case.op}")
         return {backend: passes(getattr(ops, case.op), called)}
     reference = getattr(ops.reference, case.op)
-    found = {"eager": passes(reference, called), "compile": passes(torch.compile(reference, dynamic=False), called)}
+    rows = {"eager": passes(reference, called), "compile": passes(torch.compile(reference, dynamic=False), called)}
     with_torch_randn = cases.with_torch_randn(case, called)
-    return {**found, "torch_randn": with_torch_randn} if with_torch_randn else found
+    return {**rows, "torch_randn": with_torch_randn} if with_torch_randn else rows
 
 
 def passes(function: Any, called: cases.Call) -> Any:
     """Forward, or forward and backward from a dense gradient."""
-    arguments, options, wanted = called
-    if not wanted:
+    arguments, options, differentiated = called
+    if not differentiated:
         return lambda: function(*arguments, **options)
     grad = None
 
@@ -110,7 +110,7 @@ def passes(function: Any, called: cases.Call) -> Any:
         nonlocal grad
         output = function(*arguments, **options)
         grad = torch.randn_like(output) if grad is None else grad
-        torch.autograd.grad(output, wanted, grad)
+        torch.autograd.grad(output, differentiated, grad)
 
     return both
 
@@ -341,7 +341,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", action="append", choices=cases.DTYPES, help="of the network; repeatable")
     parser.add_argument("--batch", type=positive, default=256, help="images (256)")
     parser.add_argument("--threads", type=positive, help="of the CPU (PyTorch's default)")
-    parser.add_argument("--quick", action="store_true", help="3x64x64 forward alone, few repetitions")
+    parser.add_argument("--quick", action="store_true", help="only the forward pass of 3x64x64, few repetitions")
     parser.add_argument("--limit", type=positive, default=math.inf, metavar="SECONDS", help="stop after so long")
     parser.add_argument("--json", metavar="FILE", help="write the rows as a list of objects")
     parser.add_argument("--append", metavar="FILE", help="append the rows as lines of JSON")

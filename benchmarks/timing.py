@@ -49,22 +49,22 @@ def copy_bandwidth(device: str | torch.device, nbytes: int, seconds: float = 0.5
 
 def machine(device: str | torch.device) -> dict[str, Any]:
     """{"cpu", "cores", "threads"} and, on "cuda", "gpu": what the hardware is called, and not whose it is."""
-    found = {
+    hardware = {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
-    found["threads"] = torch.get_num_threads()
+    hardware["threads"] = torch.get_num_threads()
     if torch.device(device).type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        hardware["gpu"] = torch.cuda.get_device_name(device)
+    return hardware
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and of the packages that compute; None where one is absent."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__, "triton": None}
+    """Python's version and those of the packages that compute; None where one is absent."""
+    installed: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__, "triton": None}
     with contextlib.suppress(metadata.PackageNotFoundError):
-        found["triton"] = metadata.version("triton")
-    return found
+        installed["triton"] = metadata.version("triton")
+    return installed
 
 
 def append_results(file: str | Path, rows: list[dict[str, Any]]) -> None:

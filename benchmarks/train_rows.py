@@ -12,9 +12,18 @@ import torch
 import torch.nn.functional as nnf
 
 from rsd_fast import presets, sampler
-from rsd_fast.config import Distill, Distillation, Network, Objective, Observations, Pretrain, RunConfig, Training
+from rsd_fast.config import (
+    Distill,
+    Distillation,
+    Objective,
+    Observations,
+    Pretrain,
+    RunConfig,
+    Training,
+    choose_network,
+)
 from rsd_fast.methods import DistillMethod, Method, PretrainMethod, distill
-from rsd_fast.networks import Denoiser, UNet, blocks, place, set_precision
+from rsd_fast.networks import Denoiser, blocks, place, set_checkpointing, set_precision
 
 SIZES = {"digits": 8, "small": 32, "cifar10": 32, "edm-cifar10-ncsnpp": 32, "ffhq64": 64}  # pixels, by preset
 SIGMA_OBS = 0.2
@@ -126,7 +135,7 @@ def configs(setup: Setup, observations: Observations | None = None, **training: 
         "checkpoint_activations": row.checkpoint_activations,
         **training,
     }
-    network = Network(**preset.network)
+    network = choose_network(preset.network, {}, observations.observation_shape[1])
     objective = Objective(name="tweedie", sigma_distribution=row.sigma)
     teacher = Pretrain(
         preset=setup.preset,
@@ -139,7 +148,7 @@ def configs(setup: Setup, observations: Observations | None = None, **training: 
         preset=setup.preset,
         teacher="memory",
         observations=observations,
-        network=dataclasses.replace(network, dropout=0.0),
+        network=network.without_dropout(),
         objective=objective,
         distillation=Distillation(
             **preset.distillation, reuse_batch=row.reuse_batch, concurrent_scores=row.concurrent_scores
@@ -153,8 +162,7 @@ def placed(setup: Setup, network: Denoiser) -> Denoiser:
     """The network on the setup's device, in the row's memory format and precision."""
     network = place(network, setup.device, setup.layout)
     network.channels_last = setup.row.channels_last
-    assert isinstance(network.model, UNet)
-    network.model.checkpoint_activations = setup.row.checkpoint_activations
+    set_checkpointing(network, setup.row.checkpoint_activations)
     set_precision(network, setup.row.precision)
     if setup.row.precision == "fp16":
         network.compute_dtype = torch.float16

@@ -51,7 +51,7 @@ def convert(source: str, out: str, to: str, **settings: Any) -> None:
     from rsd_fast import export
     from rsd_fast.config import Pretrain
 
-    from .resolve import usage_errors
+    from .usage import usage_errors
 
     described = {name: value for name, value in settings.items() if value not in (None, "auto")}
     if to != "run" and described:

@@ -62,7 +62,7 @@ def print_estimate(path: str, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from .resolve import estimate_noise
+    from rsd_fast.settings.noise import estimate_noise
 
     found = estimate_noise(path)
     if as_json:
@@ -91,10 +91,11 @@ def write_observations(
     from rsd_fast import corruptions, pictures
     from rsd_fast.corruptions import NoiseLevels
     from rsd_fast.data import ObservedDataset, open_source, to_uint8, write_h5, write_npz, write_png_folder
+    from rsd_fast.settings import resolve_device
 
     from .output import refuse_existing
     from .progress import counted
-    from .resolve import resolve_device, usage_errors
+    from .usage import usage_errors
 
     refuse_existing(out, (".npz", ".h5"))
     if isinstance(sigma_obs, str):

@@ -28,8 +28,7 @@ def demo(out: Path, seed: int, precision: str | None, device: str) -> None:
     far each kind of sample is from the clean digits.
     """
     from rsd_fast.demo import run_demo
-
-    from .resolve import resolve_device, resolve_precision
+    from rsd_fast.settings import resolve_device, resolve_precision
 
     device = resolve_device(device)
     result = run_demo(out, seed=seed, device=device, precision=resolve_precision(precision, device))

@@ -80,7 +80,7 @@ def evaluate(path: str, json_path: str | None, **settings: Any) -> None:
     from rsd_fast import files, processes
     from rsd_fast.evaluation import Stopwatch
 
-    from .resolve import usage_errors
+    from .usage import usage_errors
 
     watch = Stopwatch()
     with usage_errors():

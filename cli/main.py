@@ -7,10 +7,14 @@ import importlib
 import os
 import sys
 import traceback
+from typing import Any
 
 import click
 
 from rsd_fast import __version__
+from rsd_fast.errors import FieldError
+
+from .usage import about_option
 
 # OpenMP threads that wait by spinning take the core from the thread they wait for, where another program runs, too:
 # training was 8 times slower beside one busy core, and not measurably slower alone, than with the default of spinning
@@ -42,6 +46,14 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         return getattr(importlib.import_module(f"rsd_fast.cli.{name}"), name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a FieldError becomes a usage error that names the option."""
+        try:
+            return super().invoke(ctx)
+        except FieldError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            raise about_option(error, command or self) from error
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -20,7 +20,7 @@ def presets(name: str | None, as_json: bool) -> None:
 
     from rsd_fast import presets
 
-    from .resolve import usage_errors
+    from .usage import usage_errors
 
     if name is None:
         about = {known: presets.load(known).about.partition("\n")[0] for known in presets.names()}

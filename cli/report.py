@@ -20,7 +20,7 @@ def report(run: str, out: str | None, png: str | None, seed: int, device: str) -
     """
     import rsd_fast
 
-    from .resolve import usage_errors
+    from .usage import usage_errors
 
     with usage_errors():
         written = rsd_fast.report(run, out=out, png=png, seed=seed, device=device)

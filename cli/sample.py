@@ -40,10 +40,11 @@ def sample(
 
     from rsd_fast.data import magnitude, to_uint8, write_npz, write_png_folder
     from rsd_fast.sampler import Sampler
+    from rsd_fast.settings import resolve_device, resolve_precision
 
     from .output import refuse_existing
     from .progress import counted, in_processes
-    from .resolve import resolve_device, resolve_precision, usage_errors
+    from .usage import usage_errors
 
     refuse_existing(out)
     device = resolve_device(device)

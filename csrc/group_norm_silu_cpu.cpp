@@ -5,7 +5,7 @@ namespace rsd::RSD_ISA {
 namespace {
 
 // A unit's channels are walked through in tiles, and a tile in rows of `lanes` elements: consecutive channels of a
-// pixel, or of several pixels where they are few. What depends on the channel alone is an array of one number a lane.
+// pixel, or of several pixels where they are few. What depends only on the channel is an array of one number a lane.
 constexpr int64_t kLanes = 256;
 
 template <class A>
@@ -44,7 +44,7 @@ RSD_HD void for_tiles(const GroupNormSiluArgs& a, const Unit& u, const F& f) {
   }
 }
 
-// lanes[j] = value(the channel of lane j, its group); of a NaN's bits, the first alone are kept.
+// lanes[j] = value(the channel of lane j, its group); of a NaN's bits, only the first are kept.
 template <class A, class F>
 RSD_HD void fill(const GroupNormSiluArgs& a, const Tile& t, Lanes<A>& lanes, const F& value) {
   const int64_t size = a.channels / a.groups;
@@ -197,7 +197,7 @@ void forward(const GroupNormSiluArgs& a, const Unit& u) {
     fill(a, t, constant, [&](int64_t c, int64_t) { return offset[c]; });
     for_elements(t, [&](int64_t i, int64_t j) {
       const A z = (widen(x[i]) - centre[j]) * slope[j] + constant[j];
-      y[i] = rounded<T>(silu ? -z / (-1 - rsd::exp(-z)) : z);  // of -z alone: one instruction
+      y[i] = rounded<T>(silu ? -z / (-1 - rsd::exp(-z)) : z);  // only -z: one instruction
     });
   });
 }

@@ -31,7 +31,7 @@ RSD_HD A mask_at(const MaskArgs& mask, int64_t offset) {
                               : static_cast<const A*>(mask.data)[offset];
 }
 
-// Of an element of sample b; 1 where there is no mask.
+// The mask's value at an element of sample b; 1 where there is no mask.
 template <class A>
 RSD_HD A mask_of(const MaskArgs& mask, int64_t b, int64_t element) {
   return mask.data == nullptr ? A(1) : mask_at<A>(mask, mask.offset(b, element));

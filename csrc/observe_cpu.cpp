@@ -13,7 +13,7 @@ struct Counter {
   uint32_t sample, step;
 };
 
-// Of none where `samples` is null.
+// All 0 where `samples` is null.
 inline Counter counter(uint64_t seed, const int64_t* samples, int64_t sample_at, const int64_t* steps,
                        int64_t step_at) {
   if (samples == nullptr) return {};

@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kThreads) observe_each_kernel(ObserveArgs a) {
     const int64_t b = i / inner, e = i % inner, c = e / pixels, p = e % pixels;
     const Sample<A> sample(a, b);
     A v[4] = {}, value = pixel<A>(a, b * inner + (a.images_channels_last ? p * a.channels + c : e));
-    const auto with = [&](int64_t element, const auto& step) {  // the element's lane alone holds the value
+    const auto with = [&](int64_t element, const auto& step) {  // only the element's lane holds the value
 #pragma unroll
       for (int lane = 0; lane < 4; ++lane) v[lane] = value;
       step(element / 4);

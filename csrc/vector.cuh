@@ -30,7 +30,7 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
 }
 
 // Whether every sample of [batch, inner] starts 16-byte aligned in each of these tensors, null ones aside, for
-// elements of 2 bytes and more. Not in double, which serves gradcheck alone and would spill registers.
+// elements of 2 bytes and more. Not in double, which serves only gradcheck and would spill registers.
 template <class A, class... Pointers>
 bool packs(int64_t inner, Pointers... pointers) {
   return sizeof(A) == 4 && inner % kPack == 0 && ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);

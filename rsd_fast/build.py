@@ -2,10 +2,10 @@
 
 import torch
 
-from . import corruptions, networks, objectives
+from . import corruptions, networks
 from .config import Network, RunConfig
 from .corruptions import Corruption
-from .networks import Denoiser
+from .networks import Denoiser, Shape
 
 
 def build_denoiser(config: RunConfig, corruption: Corruption | None = None) -> Denoiser:
@@ -14,14 +14,11 @@ def build_denoiser(config: RunConfig, corruption: Corruption | None = None) -> D
     corruption: the operator of the run, where its SPEC does not say all.
     """
     observations = config.observations
-    channels, conditional = observations.image_shape[0], objectives.create(config.objective).conditional
+    channels, conditional = observations.image_shape[0], config.objective.conditional
     _, height, width = observations.observation_shape
-    levels = len(config.network.channel_mult)
-    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
-        raise ValueError(
-            f"{observations.data}: {height}x{width} images do not divide by {2 ** (levels - 1)}, as a network of "
-            f"{levels} levels needs; pad or crop them, or give channel_mult fewer entries"
-        )
+    problem = config.network.why_not((channels, height, width))
+    if problem is not None:
+        raise ValueError(f"{observations.data}: {problem}")
     hidden = "pixels"
     if conditional and config.network.hidden_noise == "sigma":
         hidden = "sigma"
@@ -46,27 +43,8 @@ def build_network(
     hidden: str = "pixels",
 ) -> Denoiser:
     """A network with fresh weights for images [C, H, W], of a config's settings, or of a preset's:
-    `build_network(Network(**presets.load("edm-cifar10").network), (3, 32, 32))`. The rest as `networks.create`."""
+    `build_network(choose_network(presets.load("edm-cifar10").network, {}, 32), (3, 32, 32))`. The rest as
+    `networks.create`."""
     channels, height, _ = image_shape
-    levels = len(network.channel_mult)
-    if max(network.attn_levels, default=0) >= levels or min(network.attn_levels, default=0) < 0:
-        raise ValueError(f"attn_levels: {list(network.attn_levels)} are not among the {levels} levels")
-    return networks.create(
-        network.architecture,
-        image_size=height,
-        in_channels=channels,
-        out_channels=channels,
-        model_channels=network.model_channels,
-        channel_mult=network.channel_mult,
-        num_blocks=network.num_blocks,
-        attn_resolutions=tuple(height >> level for level in network.attn_levels),
-        label_dim=label_dim,
-        augment_dim=network.augment_dim,
-        dropout=network.dropout,
-        sigma_data=network.sigma_data,
-        label_dropout=network.label_dropout,
-        gated=network.gated,
-        preconditioning=network.preconditioning,
-        condition_channels=condition_channels,
-        hidden=hidden,
-    )
+    shape = Shape(image_size=height, in_channels=channels, out_channels=channels, label_dim=label_dim)
+    return networks.build(network, shape, condition_channels=condition_channels, hidden=hidden)

@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import corruptions, files, pictures, presets, sampling, train
-from .config import Distill, Distillation, Monitoring, Network, Objective, Observations, Pretrain, Training
+from . import corruptions, files, pictures, presets, sampling
+from .api.training import distill, pretrain
 from .data import ImageArray, ObservedDataset, open_source
 from .evaluation import Evaluator, ImageSet
 from .generator import latents
-from .loading import model_file
 from .reporting import write_report
 from .runs import Run
 from .sampler import Sampler
 
 SIGMA_OBS = 0.5
+EVAL_NUM = 1000  # samples of a checkpoint, on a GPU, too: there are not twice as many digits
 PICTURED = 12  # images a row
 LABELS = {
     "observations": "observations",
@@ -32,7 +33,7 @@ LABELS = {
 
 @dataclass
 class Demo:
-    """What the demo found out: distances to the clean digits, and seconds, by stage.
+    """What the demo measures: distances to the clean digits, and seconds, by stage.
 
     pixel_fd is of the networks' output as it is; pixel_fd_clipped of the same images clipped to [-1, 1], as saved
     pictures are. The digits' background lies at -1, so that clipping hides a teacher's residual noise there.
@@ -73,14 +74,19 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", precision: str = 
         if Run(out / name).exists():
             raise FileExistsError(17, "already holds a run of the demo; use a new folder", str(out / name))
     demo = Demo(seed)
-    source = open_source("digits")
-    teacher_config = demo_teacher(source, seed, device, precision)
+    preset = presets.load("digits")
+    how: dict[str, Any] = {"preset": preset.name, "seed": seed, "device": device, "precision": precision}
+    how["eval_num"] = EVAL_NUM
     with demo.timed("pretrain"):
-        train.pretrain(teacher_config, out / "teacher", source=source)
+        # A teacher's samples take 35 evaluations each: they are drawn only at the beginning and at the end.
+        at_the_end = preset.pretrain["kimg"]
+        teacher = pretrain(
+            "digits", simulate=True, sigma_obs=SIGMA_OBS, out=out / "teacher", eval_kimg=at_the_end, **how
+        )
     with demo.timed("distill"):
-        train.distill(demo_generator(teacher_config, out / "teacher"), out / "generator")
+        distill(teacher, out=out / "generator", eval_kimg=preset.distill["log_kimg"], **how)
     with demo.timed("evaluate"):
-        pictured = demo_distances(demo, out, source, device)
+        pictured = demo_distances(demo, out, open_source("digits"), device)
     title = f"Digits seen only with noise of standard deviation {SIGMA_OBS:g}, and what was learned from them"
     pictures.save(pictures.labelled_rows(pictured, title), out / "report.png")
     with demo.timed("report"):
@@ -89,43 +95,6 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", precision: str = 
     demo.seconds["total"] = round(time.perf_counter() - start, 1)
     files.write_text(out / "summary.json", json.dumps(asdict(demo), indent=2) + "\n")
     return demo
-
-
-def demo_teacher(source: ImageArray, seed: int, device: str, precision: str) -> Pretrain:
-    preset = presets.load("digits")
-    return Pretrain(
-        preset="digits",
-        observations=Observations(
-            data="digits",
-            simulate=True,
-            corruption=corruptions.parse("identity").spec,
-            sigma_obs=SIGMA_OBS,
-            seed=seed,
-            num_images=len(source),
-            image_shape=source.image_shape,
-            observation_shape=source.image_shape,
-        ),
-        network=Network(**preset.network),
-        objective=Objective(name="tweedie"),
-        training=Training(**preset.pretrain, seed=seed, device=device, precision=precision),
-        # A teacher's samples take 35 evaluations each: at the beginning and at the end alone.
-        monitoring=Monitoring(eval_kimg=preset.pretrain["kimg"]),
-    )
-
-
-def demo_generator(teacher: Pretrain, run: Path) -> Distill:
-    preset = presets.load("digits")
-    t = teacher.training
-    return Distill(
-        preset="digits",
-        teacher=str(model_file(run)),
-        observations=teacher.observations,
-        network=teacher.network,
-        objective=teacher.objective,
-        distillation=Distillation(**preset.distillation),
-        training=Training(**preset.distill, seed=t.seed, device=t.device, precision=t.precision),
-        monitoring=Monitoring(eval_kimg=preset.distill["log_kimg"]),
-    )
 
 
 def demo_distances(demo: Demo, out: Path, source: ImageArray, device: str) -> list[tuple[str, Tensor]]:
@@ -145,9 +114,9 @@ def demo_distances(demo: Demo, out: Path, source: ImageArray, device: str) -> li
     }
     evaluator = Evaluator(["pixel-fd"], clean=ImageSet.of(clean, source.name))
     for name, samples in images.items():
-        for found, compared in ((demo.pixel_fd, samples), (demo.pixel_fd_clipped, samples.clamp(-1, 1))):
+        for distances, compared in ((demo.pixel_fd, samples), (demo.pixel_fd_clipped, samples.clamp(-1, 1))):
             (result,) = evaluator(ImageSet.of(compared))
-            found[name] = round(result.value, 4)
+            distances[name] = round(result.value, 4)
     rows = [("clean digits,\nnever seen", clean[:PICTURED])]
     for name, samples in images.items():
         rows.append((f"{LABELS[name]},\npixel-fd {demo.pixel_fd[name]:.2f}", samples[:PICTURED]))

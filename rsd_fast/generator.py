@@ -28,7 +28,7 @@ class Generator(nn.Module):
         self.label_dim = denoiser.label_dim
         self.objective = objectives.create(config.objective)
         self.corruption: Corruption = Identity()  # a generator that sees all of its latents needs no other
-        if self.objective.conditional:
+        if self.config.objective.conditional:
             self.corruption = corruption_of(config.observations, denoiser, corruption)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None, view: View = WHOLE) -> Tensor:

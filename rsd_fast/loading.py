@@ -9,28 +9,34 @@ import torch
 from . import corruptions
 from .build import build_denoiser
 from .config import Distill, Pretrain, RunConfig
+from .corruptions import Corruption
 from .generator import Generator
 from .hub import fetch, means_id
 from .networks import Denoiser, place
 from .runs import POINTERS, Run, RunError, load_into, load_model, read_record
 
 
-def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") -> Generator:
+def load_generator(
+    path: str | os.PathLike, device: str | torch.device = "cpu", *, corruption: Corruption | None = None
+) -> Generator:
     """The one-step generator of a distillation, averaged weights, in evaluation mode.
 
     path: a run directory (its latest checkpoint), a checkpoint folder, a model.safetensors file, or the id of a model
-    on the Hugging Face hub, `user/name` or `user/name@revision`.
+    on the Hugging Face hub, `user/name` or `user/name@revision`. corruption: the operator, where its SPEC says too
+    little.
     Raises RunError, one line that names the path, where it holds none.
     """
-    denoiser, config, _ = load(path, device)
+    denoiser, config, _ = load(path, device, corruption=corruption)
     if not isinstance(config, Distill):
         raise RunError(f"{path}: holds a teacher, not a one-step generator; make one with rsd-fast distill")
-    return Generator(denoiser, config).eval()
+    return Generator(denoiser, config, corruption).eval()
 
 
-def load_denoiser(path: str | os.PathLike, device: str | torch.device = "cpu") -> Denoiser:
+def load_denoiser(
+    path: str | os.PathLike, device: str | torch.device = "cpu", *, corruption: Corruption | None = None
+) -> Denoiser:
     """The teacher D(x, sigma) of a pretraining, averaged weights, in evaluation mode. Arguments as load_generator."""
-    denoiser, config, _ = load(path, device)
+    denoiser, config, _ = load(path, device, corruption=corruption)
     if not isinstance(config, Pretrain):
         raise RunError(f"{path}: holds a one-step generator, not a teacher; use load_generator")
     return denoiser
@@ -42,7 +48,13 @@ class Loaded(NamedTuple):
     kimg: float  # thousand images that it was trained on
 
 
-def load(path: str | os.PathLike, device: str | torch.device = "cpu", *, trusted: bool = False) -> Loaded:
+def load(
+    path: str | os.PathLike,
+    device: str | torch.device = "cpu",
+    *,
+    trusted: bool = False,
+    corruption: Corruption | None = None,
+) -> Loaded:
     """The product of a run of either kind. Arguments and errors as load_generator.
 
     An operator in a module of one's own is imported only for runs, and for files that are `trusted`.
@@ -51,10 +63,10 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu", *, trusted
     tensors, metadata = load_model(file)
     try:
         config, kimg = read_record(metadata)
-        if not trusted and Run.of(file) is None:
+        if not trusted and corruption is None and Run.of(file) is None:
             refuse_foreign(config)
         with torch.device("meta"):  # so that nothing is allocated that the file does not hold
-            denoiser = build_denoiser(config)
+            denoiser = build_denoiser(config, corruption)
     except ValueError as error:
         raise RunError(f"{file}: {error}") from None
     denoiser.hold_banks(tensors)

@@ -11,6 +11,7 @@ from . import objectives, processes
 from .config import Distill
 from .corruptions import Corruption, Identity, View
 from .cuda_graphs import Graphed
+from .errors import FieldError
 from .generator import latents
 from .loading import load, model_file
 from .methods import Teacher, generate
@@ -43,7 +44,7 @@ class Sampler:
     ):
         self.device = torch.device(device)
         if cuda_graphs and self.device.type != "cuda":
-            raise ValueError("cuda_graphs: only CUDA devices have them; use --device cuda")
+            raise FieldError("cuda_graphs", "only CUDA devices have them; use --device cuda")
         self.file = model_file(path)
         self.denoiser, self.config, self.kimg = load(self.file, device)
         set_precision(self.denoiser, precision)
@@ -57,11 +58,11 @@ class Sampler:
         self.stop_at = observations.sigma_least if truncate else None
         if truncate and (self.one_step or not self.stop_at):
             what = "a one-step generator" if self.one_step else "a teacher of observations without noise"
-            raise ValueError(f"truncate: {path} holds {what}; there is nothing to truncate")
+            raise FieldError("truncate", f"{path} holds {what}; there is nothing to truncate")
         self.shape = observations.image_shape if self.one_step else observations.observation_shape
         self.objective = objectives.create(self.config.objective)
         self.corruption: Corruption = Identity()  # where whole images are seen, no other is needed
-        if self.objective.conditional:
+        if self.config.objective.conditional:
             self.corruption = corruption_of(observations, self.denoiser, corruption)
         self.cuda_graphs = cuda_graphs
         self.graph: tuple[tuple[int, int], Graphed] | None = None  # of a (seed, size of batch)

@@ -12,7 +12,7 @@ import rsd_fast
 from rsd_fast import networks, presets
 from rsd_fast.cli.distill import distill
 from rsd_fast.cli.pretrain import pretrain
-from rsd_fast.config import Distillation, Network, Objective, Training
+from rsd_fast.config import Distillation, Objective, Training, UNet
 from tests import edm_files, generators
 from tests.command_line import cli, run_in_process
 
@@ -211,7 +211,7 @@ DERIVED = {"augment_dim", "attn_levels", "preconditioning", "name"}
 
 def test_every_setting_is_an_option():
     known = {parameter.name for command in (pretrain, distill) for parameter in command.params}
-    for kind in (Network, Training, Objective, Distillation):
+    for kind in (UNet, Training, Objective, Distillation):
         missing = {field.name for field in dataclasses.fields(kind)} - known - DERIVED
         assert not missing, kind
 

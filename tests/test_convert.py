@@ -14,7 +14,7 @@ import torch
 import rsd_fast
 from rsd_fast import convert, corruptions, networks, presets
 from rsd_fast.build import build_denoiser, build_network
-from rsd_fast.config import Distill, Network, Pretrain
+from rsd_fast.config import Distill, Pretrain, UNet
 from rsd_fast.convert import CheckpointError, Described
 from rsd_fast.corruptions import base
 from rsd_fast.loading import load
@@ -552,21 +552,21 @@ COUNTS |= {"edm-afhqv2-64": 61_805_571, "edm-imagenet64": 295_899_267}
 def test_every_published_edm_network_is_a_preset(name):
     label_dim = 1000 if name == "edm-imagenet64" else 0
     with torch.device("meta"):
-        denoiser = build_network(Network(**presets.load(name).network), EDM[name], label_dim=label_dim)
+        denoiser = build_network(UNet(**presets.load(name).network), EDM[name], label_dim=label_dim)
     count = sum(parameter.numel() for parameter in denoiser.parameters())
     assert COUNTS.get(name, count) == count
 
 
 def test_a_conditional_preset_has_a_label_embedding():
     with torch.device("meta"):
-        denoiser = build_network(Network(**presets.load("edm-cifar10").network), (3, 32, 32), label_dim=10)
+        denoiser = build_network(UNet(**presets.load("edm-cifar10").network), (3, 32, 32), label_dim=10)
     assert tuple(denoiser.state_dict()["model.map_label.weight"].shape) == (128, 10)
 
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_is_of_fields_that_there_are(name):
     preset = presets.load(name)
-    network = Network(**preset.network)
+    network = UNet(**preset.network)
     pretrain = replace(
         tiny.pretrain(),
         network=network,

@@ -7,13 +7,12 @@ import torch
 from PIL import Image
 
 import rsd_fast
-from rsd_fast import presets
 from rsd_fast.demo import run_demo
+from rsd_fast.presets import digits
 
 
 def test_the_demo_writes_what_is_promised(tmp_path, monkeypatch):
-    preset = presets.load("digits")
-    for settings in (preset.pretrain, preset.distill):
+    for settings in (digits.PRETRAIN, digits.DISTILL):
         for name, value in {"kimg": 0.128, "batch": 64, "log_kimg": 1.0, "snapshot_kimg": 1.0}.items():
             monkeypatch.setitem(settings, name, value)
     demo = run_demo(tmp_path / "demo", seed=3)

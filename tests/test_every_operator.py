@@ -112,7 +112,7 @@ def test_teacher_and_generator_make_images_each_a_function_of_its_number(spec):
     objective = objectives.create(config.objective)
     teacher = Teacher(network, corruption_of(config.observations, network), (1, 8, 8), objective)
     images = teacher.sample(z, index, 0, steps=3)
-    size = (8, 8) if objective.conditional else shape[1:]
+    size = (8, 8) if config.objective.conditional else shape[1:]
     assert images.shape == (5, 1, *size) and images.isfinite().all()
     torch.testing.assert_close(teacher.sample(z[2:3], index[2:3], 0, steps=3), images[2:3], rtol=1e-3, atol=1e-4)
     generator = Generator(network, tiny.distill(config, "teacher"))

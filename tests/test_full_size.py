@@ -10,7 +10,7 @@ STEPS = """
 import json, resource, sys, torch
 from dataclasses import replace
 from rsd_fast import presets
-from rsd_fast.config import Distill, Distillation, Network, Observations, Pretrain, Training
+from rsd_fast.config import Distill, Distillation, Observations, Pretrain, Training, UNet
 from rsd_fast.corruptions import Observation
 from rsd_fast.build import build_denoiser
 from rsd_fast.methods import DistillMethod, PretrainMethod
@@ -24,7 +24,7 @@ observations = Observations(
     observation_shape=shape,
 )
 teacher = Pretrain(
-    preset=name, observations=observations, network=Network(**presets.load(name).network),
+    preset=name, observations=observations, network=UNet(**presets.load(name).network),
     objective=Objective(name="tweedie"), training=Training(precision="fp32"),
 )
 torch.manual_seed(0)

@@ -5,21 +5,23 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import rsd_fast
 import rsd_fast.cli.evaluate  # before a test adds a metric to its help
+from rsd_fast.api.training import TrainedRun
 from rsd_fast.config import Monitoring
-from rsd_fast.data import ImageArray, open_source, write_npz
+from rsd_fast.corruptions import Identity
+from rsd_fast.data import open_source, write_npz
 from rsd_fast.engine.selection import Selection
 from rsd_fast.errors import FieldError
 from rsd_fast.evaluation import Stopwatch, evaluate_path
 from rsd_fast.evaluation.metrics import METRICS, PairMetric, Result, SetMetric, names, of_networks
 from rsd_fast.evaluation.training import refuse_metrics
 from rsd_fast.reporting.reading import Measurement
+from rsd_fast.runs import Run
 
 from . import generators
 from .command_line import run_in_process
@@ -145,7 +147,7 @@ def test_the_function_is_the_command(generator, tmp_path, capsys):
     assert run_in_process(capsys, "evaluate", *how, *metrics, "--json", tmp_path / "r.json")[0] == 0
     watch = Stopwatch()
     results = rsd_fast.evaluate(
-        SimpleNamespace(path=Path(generator)),  # as what `rsd_fast.distill` returns
+        Run(Path(generator)),
         metrics=["pixel-fd", "proximal-pixel-fd"],
         reference="digits",
         **{"num": 30, "seed": 2, "precision": "fp32", "cache": False, "device": "cpu", "batch": 16, "watch": watch},
@@ -157,7 +159,7 @@ def test_the_function_is_the_command(generator, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma_ob": 0.1}, "sigma_ob: evaluate has no such option; did you mean 'sigma_obs'?"),
+        ({"sigma_ob": 0.1}, "sigma_ob: unknown option of evaluate; did you mean 'sigma_obs'?"),
         ({"metrics": "pixel-df"}, "metrics: unknown metric 'pixel-df'; .*; did you mean 'pixel-fd'?"),
         ({"precision": "fp32"}, "precision: digits is no run, but a set of images"),
         ({"steps": 9}, "steps: digits is no run, but a set of images"),
@@ -174,15 +176,32 @@ def test_an_option_that_does_not_fit_is_named(options, message, monkeypatch):
     assert raised.value.field == message.partition(":")[0]
 
 
-def test_what_is_no_path_is_handed_on_as_it_is(monkeypatch):
+def test_the_operator_that_a_run_was_given_observes_its_samples(generator):
+    class Dimming(Identity):
+        def __init__(self):
+            super().__init__()
+            self.operator = None
+
+        def forward(self, x, **how):
+            return x / 2
+
+    def distance(corruption):
+        run = TrainedRun(Path(generator), corruption)
+        return rsd_fast.evaluate(run, metrics="proximal-pixel-fd", num=30, device="cpu", precision="fp32")[0].value
+
+    assert distance(None) == distance(Identity()) != distance(Dimming())
+    how = {"observations": open_source("digits").tensor(range(90)), "sigma_obs": 0.2, "simulate": True}
+    dim, same, spec = (
+        rsd_fast.evaluate("digits", metrics="proximal-pixel-fd", corruption=corruption, device="cpu", num=50, **how)[0]
+        for corruption in (Dimming(), Identity(), "identity")
+    )
+    assert same == spec and same.sampling == {"corruption": "identity", "sigma_obs": 0.2}
+    assert dim.value != same.value
+
+
+def test_images_in_memory_are_evaluated():
     digits = open_source("digits").tensor(range(60))
-
-    def opened(source, **how):
-        return ImageArray(images=source.numpy(), name="images")
-
-    for module in ("samples", "references"):
-        monkeypatch.setattr(f"rsd_fast.evaluation.{module}.open_source", opened)
-    (result,) = rsd_fast.evaluate(digits, reference=digits, device="cpu")
+    (result,) = rsd_fast.evaluate(digits, reference=digits.numpy(), device="cpu")
     assert result.value < 1e-6 and result.num == 60
     with pytest.raises(FieldError, match="truncate: a Tensor is no run"):
         rsd_fast.evaluate(digits, reference=digits, truncate=True, device="cpu")

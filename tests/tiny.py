@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from rsd_fast import objectives
-from rsd_fast.config import Distill, Distillation, Network, Objective, Observations, Pretrain, Training
+from rsd_fast.config import Distill, Distillation, Objective, Observations, Pretrain, Training, UNet
 from rsd_fast.corruptions import Identity, Observation
 from rsd_fast.ops import Key
 
-NETWORK = Network(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_levels=(1,))
+NETWORK = UNet(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_levels=(1,))
 
 
 def observations(**changes: Any) -> Observations:

@@ -1,5 +1,6 @@
 """`rsd_fast.evaluate`: how far the samples of a run, or a set of images, are from a reference."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -37,7 +38,8 @@ def evaluate(
     ValueError, DataError or RunError. Of several processes each draws a share of the samples and returns all results.
     """
     how = _grouped(options)
-    source, device = getattr(run, "path", run), resolve_device(device)
+    source = run if isinstance(run, str | os.PathLike) else getattr(run, "path", run)
+    device = resolve_device(device)
     if options.get("precision") is not None and not is_run(source):
         raise FieldError("precision", f"{named(source)} is no run, but a set of images")
     how["sampled"]["precision"] = resolve_precision(options.get("precision"), device)
@@ -63,6 +65,6 @@ def _grouped(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     grouped: dict[str, dict[str, Any]] = {group: {} for group in kinds}
     for name, value in options.items():
         if name not in groups:
-            raise FieldError(name, f"evaluate has no such option{nearest(name, groups)}")
+            raise FieldError(name, f"unknown option of evaluate{nearest(name, groups)}")
         grouped[groups[name]][name] = value
     return grouped

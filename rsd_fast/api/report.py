@@ -21,4 +21,11 @@ def report(
     files, too. seed, device: of the samples that are drawn for it. Returns the page's headline and path. Raises
     FieldError for an option that does not fit, and RunError where there is no run.
     """
-    return write_report(getattr(run, "path", run), out, png=png, seed=seed, device=resolve_device(device))
+    return write_report(
+        getattr(run, "path", run),
+        out,
+        png=png,
+        seed=seed,
+        device=resolve_device(device),
+        corruption=getattr(run, "corruption", None),
+    )

@@ -150,7 +150,7 @@ def _config(source: str, published: PublishedNetwork, d: Described) -> RunConfig
     preset = presets.load(d.preset or fitting).name
     common: dict[str, Any] = {"preset": preset, "observations": observations, "objective": objective}
     if d.kind == "generator" or (d.kind == "auto" and published.key in GENERATOR_KEYS):
-        network = dataclasses.replace(network, dropout=0.0, label_dropout=0.0)
+        network = network.without_dropout()
         distillation = Distillation() if d.sigma_init is None else Distillation(sigma_init=d.sigma_init)
         return Distill(teacher=source, network=network, distillation=distillation, training=Training(), **common)
     if d.sigma_init is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsd_fast.config import Network
+from rsd_fast.config import UNet
 
 from .pickle_objects import Node
 
@@ -142,7 +142,7 @@ class Structure:
     in_channels: int
     out_channels: int
     label_dim: int
-    network: Network
+    network: UNet
 
 
 def structure(network: PublishedNetwork, preconditioning: str | None = None) -> Structure:
@@ -170,7 +170,7 @@ def structure(network: PublishedNetwork, preconditioning: str | None = None) -> 
             in_channels=shapes[f"enc.{size}x{size}_conv.weight"][1],
             out_channels=shapes[f"{last}.weight"][0],
             label_dim=shapes["map_label.weight"][1] if "map_label.weight" in shapes else 0,
-            network=Network(
+            network=UNet(
                 architecture=architecture,
                 model_channels=model_channels,
                 channel_mult=tuple(width // model_channels for width in widths),

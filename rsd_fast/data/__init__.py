@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
-from .array import ImageArray, Read, to_pixels
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .array import ImageArray, Read, to_channels_first, to_pixels
 from .bundled import BUNDLED
 from .dataset import ObservedDataset
 from .edm_zip import read_zip
@@ -16,11 +20,14 @@ from .write import magnitude, to_rgb, to_uint8, write_npz, write_png_folder
 
 __all__ = [
     "BUNDLED",
+    "IN_MEMORY",
     "DataError",
     "ImageArray",
     "ObservedDataset",
+    "Source",
     "magnitude",
     "open_source",
+    "source_name",
     "to_rgb",
     "to_uint8",
     "write_h5",
@@ -28,13 +35,21 @@ __all__ = [
     "write_png_folder",
 ]
 
+IN_MEMORY = "(given in memory)"  # what a config says of data that have no path
+Source = str | os.PathLike[str] | np.ndarray | torch.Tensor | Dataset
+
 _KINDS = (
     "a folder of images, an EDM-style .zip, an .npy or .npz file, an MNIST-style file (*-idx3-ubyte or "
     f"*-idx3-ubyte.gz), a fastMRI .h5 file or a folder of them, or the name of a bundled set ({', '.join(BUNDLED)})"
 )
 
 
-def open_source(src: str | os.PathLike[str], *, observations: bool = False, sigma_obs_max: float = 0.0) -> ImageArray:
+def source_name(src: Source) -> str:
+    """What the config of a run keeps of a source: its path or name, or IN_MEMORY."""
+    return os.fspath(src) if isinstance(src, str | os.PathLike) else IN_MEMORY
+
+
+def open_source(src: Source, *, observations: bool = False, sigma_obs_max: float = 0.0) -> ImageArray:
     """The images of a source, in memory or, where they are more than 1 GiB, mapped; DataError, one line that names the
     file, if it cannot be read.
 
@@ -45,6 +60,13 @@ def open_source(src: str | os.PathLike[str], *, observations: bool = False, sigm
     observations:  the source holds noisy observations, whose floats may leave [-1, 1] by 10 sigma_obs_max
     sigma_obs_max: the largest standard deviation of that noise, in units of [-1, 1] pixels
     """
+    if not isinstance(src, str | os.PathLike):
+        return _in_memory(src, 1 + 10 * sigma_obs_max if observations else 1.0)
+    if src == IN_MEMORY:
+        raise DataError(
+            "the data were given in memory; give them again (Python: rsd_fast.pretrain(data, ..., resume=True)), "
+            "or a path"
+        )
     if src in BUNDLED:
         images, labels = BUNDLED[str(src)]()
         return ImageArray(images=images, labels=labels, name=str(src))
@@ -69,6 +91,18 @@ def open_source(src: str | os.PathLike[str], *, observations: bool = False, sigm
         sigma=read.sigma,
         name=_short_name(path),
     )
+
+
+def _in_memory(src: np.ndarray | torch.Tensor | Dataset, limit: float) -> ImageArray:
+    if isinstance(src, np.ndarray | torch.Tensor):
+        images, labels = np.asarray(src), None
+    else:
+        items = [src[i] for i in range(len(src))]  # type: ignore[arg-type]
+        pairs = [item if isinstance(item, tuple) else (item, None) for item in items]
+        images = np.stack([np.asarray(image) for image, _ in pairs])
+        labels = None if pairs[0][1] is None else np.array([int(label) for _, label in pairs])
+    images = to_pixels(to_channels_first(images, IN_MEMORY), IN_MEMORY, limit)
+    return ImageArray(images=images, labels=labels, name=IN_MEMORY)
 
 
 def is_kspace(path: Path) -> bool:

@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from rsd_fast import corruptions, objectives
+from rsd_fast import corruptions
 from rsd_fast.config import Pretrain, RunConfig
+from rsd_fast.corruptions import Corruption
 from rsd_fast.data import DataError, ObservedDataset, open_source
 from rsd_fast.errors import FieldError
-from rsd_fast.run_dataset import noise_levels, open_observations
+from rsd_fast.run_dataset import noise_levels, open_observations, run_operator
 
 from . import cache
 from .images import ImageSet, Observe, array_digest
@@ -23,7 +24,7 @@ class HowObserved:
     """How observations of a source came about, where that is not a run's own data."""
 
     observations: Any = None  # what `open_source` takes
-    corruption: str | None = None
+    corruption: str | Corruption | None = None
     sigma_obs: float | None = None
     simulate: bool = False
 
@@ -31,23 +32,28 @@ class HowObserved:
 OBSERVED = HowObserved()  # the default
 
 
-def open_data(config: RunConfig | None, how: HowObserved, seed: int) -> ObservedDataset:
-    """The real observations to compare with: the run's, or those of `how`."""
+def open_data(
+    config: RunConfig | None, how: HowObserved, seed: int, operator: Corruption | None = None
+) -> ObservedDataset:
+    """The real observations to compare with: the run's, or those of `how`.
+
+    operator: the run's, where it was given as an object.
+    """
     if config is not None and how.observations is None:
-        return open_observations(config.observations)
+        return open_observations(config.observations, corruption=operator)
     if how.observations is None:
         raise FieldError("observations", "a proximal metric compares with real observations; say which")
-    return _described(how, seed) if config is None else _as_the_runs(config, how)
+    return _described(how, seed) if config is None else _as_the_runs(config, how, operator)
 
 
-def _as_the_runs(config: RunConfig, how: HowObserved) -> ObservedDataset:
+def _as_the_runs(config: RunConfig, how: HowObserved, operator: Corruption | None) -> ObservedDataset:
     """Other observations, which came about as those of a run."""
     run = config.observations
     simulate = how.simulate or run.simulate
     images = open_source(how.observations, observations=not simulate, sigma_obs_max=run.sigma_obs)
     data = ObservedDataset(
         images,
-        corruption=corruptions.parse(run.corruption),
+        corruption=run_operator(run, operator),
         sigma_obs=noise_levels(run, images),
         seed=run.seed,
         simulate=simulate,
@@ -66,7 +72,7 @@ def _described(how: HowObserved, seed: int) -> ObservedDataset:
     if images.sigma is not None:
         source = named(how.observations)
         raise FieldError("observations", f"{source} holds sigma_obs of each image; evaluate a run, which knows of it")
-    operator = corruptions.parse(how.corruption)
+    operator = corruptions.parse(how.corruption) if isinstance(how.corruption, str) else how.corruption
     return ObservedDataset(images, corruption=operator, sigma_obs=how.sigma_obs, seed=seed, simulate=how.simulate)
 
 
@@ -88,7 +94,7 @@ def pictures_of(data: ObservedDataset) -> ImageSet:
 def observe_as(data: ObservedDataset, config: RunConfig | None, seed: int) -> Observe:
     """Observations of samples as the data came about, as images; other noise, masks and levels than the data's."""
     operator = data.corruption.pooled()
-    if isinstance(config, Pretrain) and not objectives.create(config.objective).conditional:
+    if isinstance(config, Pretrain) and not config.objective.conditional:
         operator = corruptions.Identity()  # such a teacher makes A x already
     own, levels = (seed + PROXIMAL_SEED) % 2**64, replace(data.levels, pool=True)
 

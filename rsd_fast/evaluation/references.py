@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from rsd_fast import corruptions
 from rsd_fast.config import RunConfig
+from rsd_fast.corruptions import Corruption
 from rsd_fast.data import DataError, ObservedDataset, open_source
 from rsd_fast.errors import FieldError
+from rsd_fast.run_dataset import run_operator
 
 from . import cache
 from .images import ImageSet, Observe, Statistics, array_digest
@@ -46,21 +47,30 @@ class References:
 
 
 def open_references(
-    metrics: list[str], reference: Any, config: RunConfig | None, how: HowObserved, seed: int
+    metrics: list[str],
+    reference: Any,
+    config: RunConfig | None,
+    how: HowObserved,
+    seed: int,
+    operator: Corruption | None = None,
 ) -> References:
-    """Those of metrics of a run of `config`, or of images without a run."""
-    proximal = any(map(is_proximal, metrics))
-    data = open_data(config, how, seed) if proximal else None
+    """Those of metrics of a run of `config`, or of images without a run.
+
+    operator: the run's, where it was given as an object.
+    """
+    data = open_data(config, how, seed, operator) if any(map(is_proximal, metrics)) else None
     clean = None
     if reference is not None and not all(map(is_proximal, metrics)):
-        clean = open_clean(reference, config, seed)
+        clean = open_clean(reference, config, seed, operator)
     if data is None:
         return References(clean=clean)
     return References(clean=clean, observations=pictures_of(data), observe=observe_as(data, config, seed))
 
 
-def open_clean(reference: Any, config: RunConfig | None, seed: int) -> ImageSet | Statistics:
-    """Clean images, or published statistics of their features."""
+def open_clean(
+    reference: Any, config: RunConfig | None, seed: int, operator: Corruption | None = None
+) -> ImageSet | Statistics:
+    """Clean images, or published statistics of their features. operator: as of `open_references`."""
     statistics = read_statistics(reference)
     if statistics is not None:
         return statistics
@@ -69,7 +79,7 @@ def open_clean(reference: Any, config: RunConfig | None, seed: int) -> ImageSet 
         return ImageSet.of_array(source)
     if config is None:
         raise FieldError("reference", f"{named(reference)} is k-space; only a run says how to make images of it")
-    operator = corruptions.parse(config.observations.corruption)
+    operator = run_operator(config.observations, operator)
     data = ObservedDataset(source, corruption=operator, sigma_obs=0.0, seed=seed, simulate=False)
     digest = cache.key(source=array_digest(source), corruption=operator.spec)
     return ImageSet(name=source.name, count=len(source), read=data.pictures, digest=digest)

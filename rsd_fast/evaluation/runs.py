@@ -18,7 +18,17 @@ from .observed import OBSERVED, HowObserved
 from .pairs import evaluate_pairs
 from .references import References, open_references
 from .results import Evaluation
-from .samples import SAMPLED, HowSampled, is_run, named, of_model, open_images, refuse_sampling, samples_of
+from .samples import (
+    SAMPLED,
+    HowSampled,
+    given_operator,
+    is_run,
+    named,
+    of_model,
+    open_images,
+    refuse_sampling,
+    samples_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +74,7 @@ def evaluate_path(
     sampler = open_sampler(path, observed, sampled, compared.device)
     config = None if sampler is None else sampler.config
     observed = with_observations(observed, metrics, reference, config)
-    references = open_references(metrics, reference, config, observed, compared.seed)
+    references = open_references(metrics, reference, config, observed, compared.seed, given_operator(path))
     pairs = are_pairs(metrics)
     if sampler is None:
         samples = open_images(path, num, None if pairs else references.count)
@@ -84,7 +94,7 @@ def evaluate_path(
         results = of_model(results, sampler, compared.seed, sampled)
         record(sampler.file, results)
     elif any(map(is_proximal, metrics)):
-        how = {"corruption": observed.corruption, "sigma_obs": observed.sigma_obs}
+        how = {"corruption": str(observed.corruption), "sigma_obs": observed.sigma_obs}
         results = [replace(result, seed=compared.seed, sampling=how) for result in results]
     return results
 
@@ -118,10 +128,10 @@ def open_sampler(path: Any, observed: HowObserved, sampled: HowSampled, device: 
     if not is_run(path):
         refuse_sampling(path, sampled)
         return None
-    sampler = Sampler(path, processes.local_device(device), **asdict(sampled))
+    sampler = Sampler(path, processes.local_device(device), corruption=given_operator(path), **asdict(sampled))
     for name in ("corruption", "sigma_obs"):
         if getattr(observed, name) is not None:
-            raise FieldError(name, f"{path} is a run, and says itself how its observations came about")
+            raise FieldError(name, f"{named(path)} is a run, and says itself how its observations came about")
     return sampler
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd_fast import processes
+from rsd_fast.corruptions import Corruption
 from rsd_fast.data import open_source
 from rsd_fast.errors import FieldError
 from rsd_fast.hub import means_id
@@ -41,6 +42,11 @@ def is_run(source: Any) -> bool:
     if folder.is_file() and folder.name in POINTERS:
         return True
     return folder.suffix == ".safetensors" or any((folder / n).is_file() for n in ("config.json", "model.safetensors"))
+
+
+def given_operator(source: Any) -> Corruption | None:
+    """The operator that what `rsd_fast.pretrain` and `rsd_fast.distill` return keeps, where it was no SPEC."""
+    return getattr(source, "corruption", None) if is_run(source) else None
 
 
 def named(source: Any) -> str:

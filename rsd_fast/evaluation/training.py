@@ -6,6 +6,7 @@ from typing import Any
 
 from rsd_fast import processes
 from rsd_fast.config import Monitoring, Pretrain, RunConfig
+from rsd_fast.corruptions import Corruption
 from rsd_fast.data import ObservedDataset
 from rsd_fast.errors import FieldError
 from rsd_fast.sampler import Sampler
@@ -27,8 +28,9 @@ class CheckpointEvaluator:
     are computed once, and kept on disk. Raises ValueError for metrics that cannot be had.
     """
 
-    def __init__(self, config: RunConfig, data: ObservedDataset) -> None:
-        self.config, m, t = config, config.monitoring, config.training
+    def __init__(self, config: RunConfig, data: ObservedDataset, corruption: Corruption | None = None) -> None:
+        self.config, self.corruption = config, corruption
+        m, t = config.monitoring, config.training
         share = processes.share(t.batch, None)
         self.batch = min(t.micro_batch if isinstance(t.micro_batch, int) else share, BATCH)
         truncate = isinstance(config, Pretrain) and config.observations.sigma_least > 0
@@ -47,7 +49,7 @@ class CheckpointEvaluator:
         """The evaluations of a checkpoint, as metrics.jsonl has them."""
         seed, num = self.config.training.seed, self.config.monitoring.eval_num
         device = processes.local_device(self.config.training.device)
-        sampler = Sampler(checkpoint, device, **asdict(self.how))
+        sampler = Sampler(checkpoint, device, corruption=self.corruption, **asdict(self.how))
         # Not kept while they come: they take less long than the training that a kill costs.
         samples = replace(samples_of(sampler, num, seed, self.batch, self.how), kept=False)
         results = of_model(self.evaluator(samples), sampler, seed, self.how)

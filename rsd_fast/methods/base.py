@@ -153,7 +153,7 @@ class Teacher:
         view = self.objective.fixed_view(self.corruption, self.image_shape, Key(seed, index))
         seeing = Seeing(self.denoiser, view, labels)
         x = sampling.heun(seeing, view.keep(latents), steps=steps, stop_at=stop_at)
-        return seeing.image if self.objective.conditional else x
+        return seeing.image if self.objective.settings.conditional else x
 
 
 def freeze(network: nn.Module) -> nn.Module:

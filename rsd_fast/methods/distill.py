@@ -84,7 +84,7 @@ class DistillMethod:
         d, again = self.config.distillation, self.config.training.checkpoint_activations
         score = 2 + again if self.rule.through_scores else 1  # forward, and backward only to the input
         generator = 3 + again + (2 * score if self.rule.needs_fake_score else score)
-        fake = (not d.reuse_batch) + 3 + again + self.objective.further_evaluations
+        fake = (not d.reuse_batch) + 3 + again + self.config.objective.further_evaluations
         evaluations = {"fake": fake, "generator": generator}
         return {phase.name: evaluations[phase.name] for phase in self.phases}
 
@@ -156,7 +156,7 @@ class DistillMethod:
         """The configured loss [B]."""
         F_teacher, F_fake, noised, (u, *_) = compared
         alpha, sigma_data = self.config.distillation.alpha, self.teacher.sigma_data
-        if self.rule.fused is not None and not self.objective.conditional:
+        if self.rule.fused is not None and not self.config.objective.conditional:
             fused: Any = getattr(ops, self.rule.fused)
             return fused(F_teacher, F_fake, noised.x_t, u, noised.sigma, alpha, sigma_data)
         with torch.set_grad_enabled(self.rule.through_scores):

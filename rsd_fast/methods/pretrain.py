@@ -40,7 +40,7 @@ class PretrainMethod:
 
     def network_evaluations(self) -> dict[str, int]:
         again = self.config.training.checkpoint_activations
-        return {"teacher": 3 + again + self.objective.further_evaluations}
+        return {"teacher": 3 + again + self.config.objective.further_evaluations}
 
     def loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert batch.observation is not None and batch.labels is not None

@@ -1,13 +1,26 @@
 """Networks F, and the denoisers D(x, sigma) made of them."""
 
-from collections.abc import Sequence
+import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rsd_fast.config import ARCHITECTURES, Network, UNet
+from rsd_fast.errors import FieldError
+
 from .hidden import HIDDEN, Hidden
-from .precond import BANKS, PRECONDITIONINGS, Denoiser, cast_weights, compile_network, place, set_precision
-from .unet import DhariwalUNet, NCSNpp, SongUNet, UNet
+from .precond import (
+    BANKS,
+    PRECONDITIONINGS,
+    Denoiser,
+    cast_weights,
+    compile_network,
+    place,
+    set_checkpointing,
+    set_precision,
+)
+from .shape import Shape
 
 __all__ = [
     "ARCHITECTURES",
@@ -16,16 +29,17 @@ __all__ = [
     "PRECONDITIONINGS",
     "Denoiser",
     "Hidden",
+    "Shape",
+    "build",
     "cast_weights",
     "compile_network",
     "create",
     "names",
     "one_hot",
     "place",
+    "set_checkpointing",
     "set_precision",
 ]
-
-ARCHITECTURES: dict[str, type[UNet]] = {"ddpmpp": SongUNet, "ncsnpp": NCSNpp, "adm": DhariwalUNet}
 
 
 def names() -> list[str]:
@@ -38,57 +52,55 @@ def create(
     image_size: int = 32,
     in_channels: int = 3,
     out_channels: int = 3,
-    model_channels: int = 128,
-    channel_mult: Sequence[int] = (2, 2, 2),
-    num_blocks: int = 4,
-    attn_resolutions: Sequence[int] = (16,),
-    label_dim: int = 0,
-    augment_dim: int = 0,
-    dropout: float = 0.0,
-    sigma_data: float = 0.5,
-    label_dropout: float = 0.0,
-    gated: bool = False,
-    preconditioning: str = "edm",
     condition_channels: int = 0,
     hidden: str = "pixels",
+    **settings: Any,
 ) -> Denoiser:
     """A denoiser of the named architecture with fresh weights (torch's global generator).
 
-    name: "ddpmpp", "ncsnpp" or "adm". image_size: height in pixels the levels are named for. attn_resolutions: those of
-    image_size, stored by level. label_dim: classes, 0 for none; label_dropout: share of labels withheld in training.
-    augment_dim: length of the augmentation labels, 0 for none. sigma_data: standard deviation of the clean images.
-    gated: gated convolutions, as in ambient diffusion's inpainting networks. preconditioning: "edm", or "vp" or "ve"
-    for weights that were trained with those. condition_channels: further inputs, which say what of a masked image was
-    observed; hidden: what may be missing, a name of `HIDDEN`: "pixels", "columns" of k-space, "all" where what is seen
-    and what is not cannot be told apart, or "sigma" for published networks of masked images, which have as many further
-    outputs.
-    Raises ValueError on an unknown name or settings that do not fit together.
+    name: one of `ARCHITECTURES`. image_size: height in pixels the levels are named for. condition_channels: further
+    inputs, which say what of a masked image was observed; hidden: what may be missing, "pixels", "columns" of k-space,
+    "all" of k-space where the two cannot be told apart, or "sigma" for published networks of masked images, which have
+    as many further outputs (see `Denoiser`).
+
+    settings: label_dim, the number of classes, 0 for none; the fields of the architecture's settings, of U-Nets
+    `config.UNet`: model_channels=128, channel_mult=(2, 2, 2), num_blocks=4, augment_dim=0 (length of the augmentation
+    labels, 0 for none), dropout=0.0, label_dropout=0.0 (share of labels withheld in training), gated=False (gated
+    convolutions, as in ambient diffusion's inpainting networks), preconditioning="edm" ("vp" or "ve" for weights that
+    were trained with those), sigma_data=0.5 (standard deviation of the clean images); and attn_resolutions=(16,),
+    heights with attention at image_size, which are stored by level.
+
+    Raises FieldError on an unknown name or setting, or settings that do not fit together.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"unknown network '{name}'; known: {', '.join(names())}")
-    if not 0 < sigma_data < float("inf"):
-        raise ValueError(f"sigma_data: expected more than 0, got {sigma_data}")
-    model = ARCHITECTURES[name](
+    shape = Shape(
         image_size=image_size,
-        in_channels=in_channels + condition_channels,
-        out_channels=out_channels + (condition_channels if HIDDEN[hidden].predicts_condition else 0),
-        model_channels=model_channels,
-        channel_mult=channel_mult,
-        num_blocks=num_blocks,
-        attn_resolutions=attn_resolutions,
-        label_dim=label_dim,
-        augment_dim=augment_dim,
-        dropout=dropout,
-        label_dropout=label_dropout,
-        gated=gated,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        label_dim=settings.pop("label_dim", 0),
+    )
+    kind = ARCHITECTURES[name].settings
+    if issubclass(kind, UNet) and "attn_levels" not in settings:
+        settings = {"attn_resolutions": (16,), **settings}
+    network = kind.from_options({"architecture": name, **settings}, image_size)
+    return build(network, shape, condition_channels=condition_channels, hidden=hidden)
+
+
+def build(network: Network, shape: Shape, *, condition_channels: int = 0, hidden: str = "pixels") -> Denoiser:
+    """A denoiser with fresh weights of an architecture's settings, for images of a shape. The rest as `create`."""
+    problem = network.why_not((shape.in_channels, shape.image_size, shape.image_size))
+    if problem is not None:
+        raise FieldError("image_size", problem)
+    further_outputs = condition_channels if HIDDEN[hidden].predicts_condition else 0
+    inside = dataclasses.replace(
+        shape, in_channels=shape.in_channels + condition_channels, out_channels=shape.out_channels + further_outputs
     )
     return Denoiser(
-        model,
-        sigma_data=sigma_data,
-        label_dim=label_dim,
+        ARCHITECTURES[network.architecture].load()(network, inside),
+        sigma_data=network.sigma_data,
+        label_dim=shape.label_dim,
         condition_channels=condition_channels,
         hidden=hidden,
-        preconditioning=preconditioning,
+        preconditioning=network.preconditioning,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .layers import FAN_IN, XAVIER, Conv2d, GroupNorm, Initial, Linear, attention, dropout
+from .layers import FAN_IN, XAVIER, Conv2d, Convolutions, GroupNorm, Linear, attention, dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,7 @@ class Style:
     eps: float  # of the norms
     head_channels: int | None  # of attention; None: one head
     skip_convolves: bool  # where a block resamples between equal widths
-    taps: tuple[int, ...]  # of the resampling filter
-    initial: Initial
+    convolutions: Convolutions
     last_gain: float  # of what a branch ends with
     qkv_gain: float
 
@@ -29,8 +28,7 @@ SONG = Style(
     eps=1e-6,
     head_channels=None,
     skip_convolves=True,
-    taps=(1, 1),
-    initial=XAVIER,
+    convolutions=Convolutions(initial=XAVIER),
     last_gain=1e-5,
     qkv_gain=math.sqrt(0.2),
 )
@@ -40,8 +38,7 @@ ADM = Style(
     eps=1e-5,
     head_channels=64,
     skip_convolves=False,
-    taps=(1, 1),
-    initial=FAN_IN,
+    convolutions=Convolutions(initial=FAN_IN),
     last_gain=0.0,
     qkv_gain=1.0,
 )
@@ -65,26 +62,16 @@ class Block(nn.Module):
         resample: str | None = None,
         attention: bool = False,
         dropout: float = 0.0,
-        gated: bool = False,
     ):
         super().__init__()
 
         def conv(c_in: int, c_out: int, kernel: int, resample: str | None = None, gain: float = 1.0) -> Conv2d:
-            return Conv2d(
-                c_in,
-                c_out,
-                kernel,
-                resample=resample,
-                taps=style.taps,
-                gated=gated,
-                initial=style.initial,
-                gain=gain,
-            )
+            return Conv2d(c_in, c_out, kernel, resample=resample, kind=style.convolutions, gain=gain)
 
         self.style, self.dropout = style, dropout
         self.norm0 = GroupNorm(in_channels, eps=style.eps, silu=True)
         self.conv0 = conv(in_channels, out_channels, 3, resample)
-        self.affine = Linear(embedding_dim, out_channels * (1 + style.adaptive), initial=style.initial)
+        self.affine = Linear(embedding_dim, out_channels * (1 + style.adaptive), initial=style.convolutions.initial)
         self.norm1 = GroupNorm(out_channels, eps=style.eps, silu=True)
         self.conv1 = conv(out_channels, out_channels, 3, gain=style.last_gain)
         self.skip = None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as nnf
@@ -59,13 +60,28 @@ def resample_filter(taps: Sequence[int]) -> Tensor:
     return (along.outer(along) / along.sum() ** 2)[None, None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Convolutions:
+    """What the convolutions of a network have in common.
+
+    taps: the resampling filter along each axis; held as the buffer resample_filter, normalised, for the published state
+    dicts. gated: the gated convolution of ambient diffusion's inpainting networks (Daras et al. 2023), conv(x)
+    sigmoid(sigmoid(gate(x))) + bias, its sigmoid taken twice as their weights were trained.
+    """
+
+    taps: tuple[int, ...] = (1, 1)
+    initial: Initial = XAVIER
+    gated: bool = False
+
+
+PLAIN = Convolutions()
+
+
 class Conv2d(nn.Module):
     """Convolution of odd kernel with zero padding, stride 1, optionally resampled by 2 with a fixed filter.
 
     resample: "up" or "down" before the convolution; "fused_down" after it, with padding wide enough for both. kernel 0
-    has no weight and only resamples. taps: the filter along each axis; held as the buffer resample_filter, normalised,
-    for the published state dicts. gated: the gated convolution of ambient diffusion's inpainting networks (Daras et
-    al. 2023), conv(x) sigmoid(sigmoid(gate(x))) + bias, its sigmoid taken twice as their weights were trained.
+    has no weight and only resamples. gain: factor of the initial weights.
     """
 
     gate_weight: nn.Parameter | None
@@ -77,13 +93,11 @@ class Conv2d(nn.Module):
         kernel: int,
         *,
         resample: str | None = None,
-        taps: Sequence[int] = (1, 1),
-        gated: bool = False,
-        initial: Initial = XAVIER,
+        kind: Convolutions = PLAIN,
         gain: float = 1.0,
     ):
         super().__init__()
-        self.resample, self.taps = resample, tuple(taps)
+        self.resample, self.taps, initial = resample, kind.taps, kind.initial
         self.weight: nn.Parameter | None
         self.bias: nn.Parameter | None
         self.weight = self.bias = self.gate_weight = None
@@ -91,7 +105,7 @@ class Conv2d(nn.Module):
             shape = (out_channels, in_channels, kernel, kernel)
             self.weight = initial.weight(shape, gain)
             self.bias = initial.bias(shape, gain)
-            if gated:
+            if kind.gated:
                 self.gate_weight = initial.weight(shape, gain)
         if resample:
             self.register_buffer("resample_filter", resample_filter(self.taps))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rsd_fast import ops
+from rsd_fast.errors import FieldError
 from rsd_fast.ops import edm
 
 from .hidden import HIDDEN
@@ -195,6 +196,15 @@ def place(
     """The denoiser on a device, its weights in a memory format: convolutions are fastest in channels-last."""
     where: dict[str, Any] = {"device": device, "memory_format": layout}  # no overload of `to` takes both
     return denoiser.to(**where)
+
+
+def set_checkpointing(denoiser: Denoiser, on: bool) -> None:
+    """Let F keep only the input of each block, and evaluate the block again for its gradient. FieldError where it has
+    no blocks that can be evaluated so."""
+    model: Any = denoiser.model
+    if on and not hasattr(model, "checkpoint_activations"):
+        raise FieldError("checkpoint_activations", "this network keeps what its layers make; it cannot do without")
+    model.checkpoint_activations = on
 
 
 def set_precision(denoiser: Denoiser, precision: str) -> None:

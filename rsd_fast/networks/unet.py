@@ -8,70 +8,44 @@ as reparametrised by Karras et al. 2022 (arXiv 2206.00364, appendix F.1). A netw
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rsd_fast import config
+
 from .blocks import ADM, SONG, Block, Style
 from .layers import Conv2d, FourierEmbedding, GroupNorm, Linear, positional_angles
+from .shape import Shape
 
 
 class UNet(nn.Module, abc.ABC):
     """Encoder and decoder of one level per entry of channel_mult, each half the size of the last; no embedding yet.
 
-    image_size is the height the network is named and built for; other sizes that the levels divide run too, because
-    attention is chosen by level. Raises ValueError on settings that do not fit together.
+    The shape's image_size is the height the network is named and built for; other sizes that the levels divide run too,
+    because attention is chosen by level.
     """
 
     style: Style
-    attend_in_every_block = False  # of a decoder level in attn_resolutions, or in its last alone
+    attend_in_every_block = False  # of a decoder level with attention, or only in its last
     has_auxiliary = False  # a residual pyramid of the input beside the encoder
-    checkpoint_activations = False  # keep of each block its input alone, and evaluate it again for its gradient
+    checkpoint_activations = False  # keep only the input of each block, and evaluate the block again for its gradient
     first_multiplied = False  # the first convolution goes to the width of the first level
 
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        model_channels: int = 128,
-        channel_mult: Sequence[int] = (2, 2, 2),
-        num_blocks: int = 4,
-        attn_resolutions: Sequence[int] = (16,),
-        label_dim: int = 0,
-        augment_dim: int = 0,
-        dropout: float = 0.0,
-        label_dropout: float = 0.0,
-        gated: bool = False,
-    ):
+    def __init__(self, settings: config.UNet, shape: Shape):
         super().__init__()
-        self.stride = 2 ** (len(channel_mult) - 1)
-        _check_settings(image_size, self.stride, model_channels, channel_mult, attn_resolutions)
-        for name, value, least in (
-            ("in_channels", in_channels, 1),
-            ("out_channels", out_channels, 1),
-            ("num_blocks", num_blocks, 1),
-            ("label_dim", label_dim, 0),
-            ("augment_dim", augment_dim, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {dropout}")
-        if not 0 <= label_dropout <= 1:
-            raise ValueError(f"label_dropout: expected 0 <= label_dropout <= 1, got {label_dropout}")
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.label_dim, self.label_dropout = label_dim, label_dropout
-        self.model_channels, self.embedding_dim = model_channels, 4 * model_channels
-        self.levels = [(f"{image_size >> i}x{image_size >> i}", image_size >> i) for i in range(len(channel_mult))]
-        self.widths = [model_channels * mult for mult in channel_mult]
-        self.num_blocks, self.attn_resolutions = num_blocks, attn_resolutions
-        self.dropout, self.gated = dropout, gated
-        self.build_embedding(augment_dim)
+        size, self.stride = shape.image_size, settings.stride
+        self.in_channels, self.out_channels = shape.in_channels, shape.out_channels
+        self.label_dim, self.label_dropout = shape.label_dim, settings.label_dropout
+        self.model_channels, self.embedding_dim = settings.model_channels, 4 * settings.model_channels
+        self.levels = [f"{size >> i}x{size >> i}" for i in range(settings.levels)]
+        self.widths = [settings.model_channels * mult for mult in settings.channel_mult]
+        self.num_blocks, self.attn_levels, self.dropout = settings.num_blocks, settings.attn_levels, settings.dropout
+        kind = dataclasses.replace(self.style.convolutions, gated=settings.gated)
+        self.style = dataclasses.replace(self.style, convolutions=kind)
+        self.build_embedding(settings.augment_dim)
         skips = self.build_encoder()
         self.build_decoder(skips)
 
@@ -92,21 +66,10 @@ class UNet(nn.Module, abc.ABC):
             resample=resample,
             attention=attention,
             dropout=self.dropout,
-            gated=self.gated,
         )
 
     def conv(self, c_in: int, c_out: int, *, resample: str | None = None, gain: float = 1.0) -> Conv2d:
-        style = self.style
-        return Conv2d(
-            c_in,
-            c_out,
-            3,
-            resample=resample,
-            taps=style.taps,
-            gated=self.gated,
-            initial=style.initial,
-            gain=gain,
-        )
+        return Conv2d(c_in, c_out, 3, resample=resample, kind=self.style.convolutions, gain=gain)
 
     def build_encoder(self) -> list[int]:
         """The encoder; returns the widths of what it leaves on the skip stack."""
@@ -114,7 +77,7 @@ class UNet(nn.Module, abc.ABC):
         channels = self.widths[0] if self.first_multiplied else self.model_channels
         auxiliary = self.in_channels
         skips: list[int] = []
-        for level, ((name, size), width) in enumerate(zip(self.levels, self.widths, strict=True)):
+        for level, (name, width) in enumerate(zip(self.levels, self.widths, strict=True)):
             if level == 0:
                 self.enc[f"{name}_conv"] = self.conv(self.in_channels, channels)
             else:
@@ -124,7 +87,7 @@ class UNet(nn.Module, abc.ABC):
                     auxiliary = channels
             skips.append(channels)
             for i in range(self.num_blocks):
-                attend = size in self.attn_resolutions
+                attend = level in self.attn_levels
                 self.enc[f"{name}_block{i}"] = self.block(channels, width, attention=attend)
                 channels = width
                 skips.append(channels)
@@ -133,14 +96,14 @@ class UNet(nn.Module, abc.ABC):
     def build_decoder(self, skips: list[int]) -> None:
         self.dec = nn.ModuleDict()
         channels = skips[-1]
-        for level, ((name, size), width) in reversed(list(enumerate(zip(self.levels, self.widths, strict=True)))):
+        for level, (name, width) in reversed(list(enumerate(zip(self.levels, self.widths, strict=True)))):
             if level == len(self.levels) - 1:
                 self.dec[f"{name}_in0"] = self.block(channels, channels, attention=True)
                 self.dec[f"{name}_in1"] = self.block(channels, channels)
             else:
                 self.dec[f"{name}_up"] = self.block(channels, channels, resample="up")
             for i in range(self.num_blocks + 1):
-                attend = size in self.attn_resolutions and (self.attend_in_every_block or i == self.num_blocks)
+                attend = level in self.attn_levels and (self.attend_in_every_block or i == self.num_blocks)
                 self.dec[f"{name}_block{i}"] = self.block(channels + skips.pop(), width, attention=attend)
                 channels = width
 
@@ -203,7 +166,7 @@ class SongUNet(UNet):
 
     def build_decoder(self, skips: list[int]) -> None:
         super().build_decoder(skips)
-        name, width = self.levels[0][0], self.widths[0]
+        name, width = self.levels[0], self.widths[0]
         self.dec[f"{name}_aux_norm"] = GroupNorm(width, eps=self.style.eps, silu=True)
         self.dec[f"{name}_aux_conv"] = self.conv(width, self.out_channels, gain=self.style.last_gain)
 
@@ -227,14 +190,14 @@ class SongUNet(UNet):
     ) -> Tensor:
         """x [B, in_channels, H, W], c_noise [B], labels [B, label_dim] one-hot -> [B, out_channels, H, W]."""
         x = self.features(x, self.embed(c_noise, labels, augment_labels))
-        name = self.levels[0][0]
+        name = self.levels[0]
         return self.dec[f"{name}_aux_conv"](self.dec[f"{name}_aux_norm"](x))
 
 
 class NCSNpp(SongUNet):
     """NCSN++: DDPM++ with a Fourier embedding, a wider resampling filter, and a residual pyramid of the input."""
 
-    style = dataclasses.replace(SONG, taps=(1, 3, 3, 1))
+    style = dataclasses.replace(SONG, convolutions=dataclasses.replace(SONG.convolutions, taps=(1, 3, 3, 1)))
     has_auxiliary = True
 
     def build_embedding(self, augment_dim: int) -> None:
@@ -257,7 +220,7 @@ class DhariwalUNet(UNet):
     first_multiplied = True
 
     def build_embedding(self, augment_dim: int) -> None:
-        noise, e, initial = self.model_channels, self.embedding_dim, self.style.initial
+        noise, e, initial = self.model_channels, self.embedding_dim, self.style.convolutions.initial
         self.map_augment = Linear(augment_dim, noise, bias=False, gain=0.0) if augment_dim else None
         self.map_layer0 = Linear(noise, e, initial=initial)
         self.map_layer1 = Linear(e, e, initial=initial)
@@ -286,25 +249,3 @@ class DhariwalUNet(UNet):
     ) -> Tensor:
         """As `SongUNet.forward`."""
         return self.out_conv(self.out_norm(self.features(x, self.embed(c_noise, labels, augment_labels))))
-
-
-def _check_settings(
-    image_size: int,
-    stride: int,
-    model_channels: int,
-    channel_mult: Sequence[int],
-    attn_resolutions: Sequence[int],
-) -> None:
-    if not channel_mult or min(channel_mult) < 1:
-        raise ValueError(f"channel_mult: expected positive integers, got {list(channel_mult)}")
-    if image_size < 1 or image_size % stride:
-        raise ValueError(
-            f"image_size: {len(channel_mult)} levels need a multiple of {stride}, got {image_size}; "
-            "use fewer entries in channel_mult, or pad or crop the images"
-        )
-    if model_channels < 4 or model_channels % 4:
-        raise ValueError(f"model_channels: expected a multiple of 4, got {model_channels}")
-    sizes = [image_size >> i for i in range(len(channel_mult))]
-    unknown = sorted(set(attn_resolutions) - set(sizes))
-    if unknown:
-        raise ValueError(f"attn_resolutions: {unknown} are not among the levels' sizes {sizes}")

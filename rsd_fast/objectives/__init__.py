@@ -17,14 +17,13 @@ through what is seen. For a single coil ||A D - k|| is ||A* A (D - A* k)||, as p
 which applies A* A to A* k once more, has another minimum.
 """
 
-from .base import NO_LABELS, OBJECTIVES, Labels, Noised, Objective, WholeImages, create, squared
+from .base import NO_LABELS, Labels, Noised, Objective, WholeImages, create, squared
 from .masked import Masked
 from .measured import MeasuredSpace
 from .resolve import resolve
 
 __all__ = [
     "NO_LABELS",
-    "OBJECTIVES",
     "Labels",
     "Masked",
     "MeasuredSpace",

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
 from rsd_fast import config, corruptions, ops, schedules
+from rsd_fast.config import OBJECTIVES, SIGMA_DISTRIBUTIONS
 from rsd_fast.corruptions import BatchOperator, Corruption, Observation, View
 from rsd_fast.networks import Denoiser
 from rsd_fast.ops import Key, Stream
-from rsd_fast.registry import Registry
 
 from .consistency import consistency
-
-SIGMA_DISTRIBUTIONS: Registry[Callable[[Tensor, Tensor | float, float, float], tuple[Tensor, Tensor]]] = Registry(
-    "sigma_distribution", "sigma distribution"
-)
-SIGMA_DISTRIBUTIONS.add("truncated", schedules.truncated_log_normal)
-SIGMA_DISTRIBUTIONS.add("clamped", schedules.clamped_log_normal)
 
 
 class Labels(NamedTuple):
@@ -58,17 +50,9 @@ class Objective:
     generator's loss compares (`estimate`, `observed`). All that is random is a function of a `Key`.
     """
 
-    conditional = False  # is the denoiser shown what is missing?
-    about = ""  # its line in help and docs
-
     def __init__(self, settings: config.Objective) -> None:
         self.settings = settings
-
-    @property
-    def further_evaluations(self) -> int:
-        """How often the denoiser is evaluated for an image's loss without gradient, beside the once that learns."""
-        s = self.settings
-        return s.consistency_primes * s.consistency_steps if s.consistency else 0
+        self.draw_level = getattr(schedules, SIGMA_DISTRIBUTIONS[settings.sigma_distribution])
 
     def loss(
         self, denoiser: Denoiser, observation: Observation, key: Key, labels: Labels = NO_LABELS
@@ -111,7 +95,7 @@ class Objective:
         """(sigma, mass), both [B] float32: noise levels of the samples, and the factor their losses carry."""
         s = self.settings
         u = key.uniform(stream=Stream.SIGMA)
-        sigma, mass = SIGMA_DISTRIBUTIONS[s.sigma_distribution](u, sigma_obs, s.p_mean, s.p_std)
+        sigma, mass = self.draw_level(u, sigma_obs, s.p_mean, s.p_std)
         return sigma.float(), mass.float()
 
     def loss_at(self, denoiser: Denoiser, observation: Observation, noised: Noised, key: Key, labels: Labels) -> Tensor:
@@ -185,8 +169,6 @@ class WholeImages(Objective):
 class Conditional(Objective):
     """The denoiser sees less than was observed, and is shown what."""
 
-    conditional = True
-
     def view(self, observation: Observation, key: Key) -> View:
         return observation.operator.further(self.settings.delta, key).view()
 
@@ -207,20 +189,6 @@ def squared(error: Tensor) -> Tensor:
     return (error**2).flatten(1).sum(1)
 
 
-@dataclass(frozen=True)
-class Record:
-    """An objective in the registry."""
-
-    kind: type[Objective]
-    observations: str  # the observations it is for, in words
-    noise: bool = True  # may they hold noise?
-
-
-OBJECTIVES: Registry[Record] = Registry("objective", "objective", auto=True)
-OBJECTIVES.add("standard", Record(WholeImages, "observations without noise", noise=False))
-OBJECTIVES.add("tweedie", Record(WholeImages, "observations with noise in every pixel"))
-
-
 def create(settings: config.Objective) -> Objective:
     """The objective of a run's settings."""
-    return OBJECTIVES[settings.name].kind(settings)
+    return OBJECTIVES[settings.name].load()(settings)

@@ -6,7 +6,7 @@ from rsd_fast import ops
 from rsd_fast.corruptions import Observation
 from rsd_fast.networks import Denoiser
 
-from .base import OBJECTIVES, Conditional, Noised, Record
+from .base import Conditional, Noised
 
 
 class Masked(Conditional):
@@ -22,6 +22,3 @@ class Masked(Conditional):
             return loss
         level = denoiser.hidden.level(noised.sigma, sigma_data)
         return loss + ops.denoising_loss(F, noised.x_t, y, level, 0.0, sigma_data, draw.mask - kept)
-
-
-OBJECTIVES.add("ambient", Record(Masked, "masks"))

@@ -7,7 +7,7 @@ from rsd_fast.corruptions import BatchOperator, Observation
 from rsd_fast.networks import Denoiser
 from rsd_fast.ops import Key, edm
 
-from .base import OBJECTIVES, Conditional, Noised, Record, squared
+from .base import Conditional, Noised, squared
 
 
 class MeasuredSpace(Conditional):
@@ -42,6 +42,3 @@ class MeasuredSpace(Conditional):
 
     def estimate(self, D: Tensor, operator: BatchOperator) -> Tensor:
         return operator.apply(D)
-
-
-OBJECTIVES.add("fourier", Record(MeasuredSpace, "masks of k-space"))

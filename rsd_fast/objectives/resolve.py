@@ -1,9 +1,8 @@
 """Which objective observations ask for, and whether it can learn from them."""
 
+from rsd_fast.config import OBJECTIVES
 from rsd_fast.corruptions import Corruption, Identity
 from rsd_fast.errors import FieldError
-
-from .base import OBJECTIVES
 
 IDENTITY = Identity()
 
@@ -22,10 +21,10 @@ def resolve(
     of_whole_images = "tweedie" if sigma_obs > 0 else "standard"
     if name == "auto":
         name = asked_for or of_whole_images
-    record = OBJECTIVES[name]
-    if record.kind.conditional and name != asked_for:
-        raise FieldError("objective", f"'{name}' is for {record.observations}, not for {corruption}")
-    if not record.noise and sigma_obs > 0:
+    rule = OBJECTIVES[name]
+    if rule.conditional and name != asked_for:
+        raise FieldError("objective", f"'{name}' is for {rule.observations}, not for {corruption}")
+    if not rule.noise and sigma_obs > 0:
         raise FieldError(
             "objective",
             f"'{name}' would learn the noise as if it were signal (sigma_obs is {sigma_obs:g}); "
@@ -33,7 +32,7 @@ def resolve(
         )
     if name != asked_for and corruption.measures_kspace:
         raise FieldError("objective", f"'{name}' would learn k-space as if it were an image; use '{asked_for}'")
-    if record.noise and not record.kind.conditional and asked_for is not None:
+    if rule.noise and not rule.conditional and asked_for is not None:
         raise FieldError(
             "objective", f"'{name}' expects noise in every pixel, and missing ones have none; use '{asked_for}'"
         )

@@ -3,8 +3,8 @@
 A preset is a module whose docstring says what it is for, with any of
 
     OBSERVATIONS   options of the data: corruption, sigma_obs, cond
-    OBJECTIVE      fields of objectives.Objective
-    NETWORK        fields of config.Network; in_channels and label_dim come with the data
+    OBJECTIVE      fields of config.Objective
+    NETWORK        architecture, and fields of its settings; in_channels and label_dim come with the data
     PRETRAIN       fields of config.Training, of stage 1; augment_probability, for clean images
     DISTILL        fields of config.Training, of stage 2
     DISTILLATION   fields of config.Distillation
@@ -16,6 +16,8 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from typing import Any
+
+from rsd_fast.errors import FieldError, nearest
 
 SECTIONS = ("OBSERVATIONS", "OBJECTIVE", "NETWORK", "PRETRAIN", "DISTILL", "DISTILLATION")
 
@@ -40,9 +42,9 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Preset:
-    """The preset of that name. Raises ValueError that lists the known ones."""
+    """The preset of that name. FieldError that lists the known ones for an unknown one."""
     if name not in names():
-        raise ValueError(f"unknown preset '{name}'; known: {', '.join(names())}")
+        raise FieldError("preset", f"unknown preset '{name}'; known: {', '.join(names())}{nearest(name, names())}")
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     sections = {section.lower(): dict(getattr(module, section, {})) for section in SECTIONS}
     augment_probability = sections["pretrain"].pop("augment_probability", 0.0)

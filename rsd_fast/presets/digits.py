@@ -1,6 +1,12 @@
 """The bundled 8x8 digits, and other images up to 16x16: minutes on two CPU cores (0.4 M parameters)."""
 
-NETWORK = {"model_channels": 24, "channel_mult": (1, 2), "num_blocks": 1, "attn_levels": ()}
+NETWORK = {
+    "architecture": "ddpmpp",
+    "model_channels": 24,
+    "channel_mult": (1, 2),
+    "num_blocks": 1,
+    "attn_levels": (),
+}
 PRETRAIN = {
     "kimg": 64.0,
     "batch": 64,

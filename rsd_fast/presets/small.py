@@ -1,6 +1,12 @@
 """Images of 28x28 to 64x64 on a CPU: a start to be seen in half an hour on two cores (1.6 M parameters)."""
 
-NETWORK = {"model_channels": 16, "channel_mult": (1, 2, 4), "num_blocks": 1, "attn_levels": ()}
+NETWORK = {
+    "architecture": "ddpmpp",
+    "model_channels": 16,
+    "channel_mult": (1, 2, 4),
+    "num_blocks": 1,
+    "attn_levels": (),
+}
 PRETRAIN = {
     "kimg": 72.0,
     "batch": 64,

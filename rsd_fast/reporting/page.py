@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from rsd_fast import corruptions, objectives
+from rsd_fast import corruptions
 from rsd_fast.config import Distill, RunConfig
 from rsd_fast.data import to_rgb
 
@@ -140,10 +140,7 @@ def described(content: Content) -> list[list[str]]:
     else:
         rows.append(["Stage", "1 of 2: a teacher, that makes an image in many steps; distill makes it a generator"])
     size = f", {content.parameters:,} weights" if content.parameters else ""
-    mult = ", ".join(map(str, config.network.channel_mult))
-    rows.append(
-        ["Network", f"{config.network.architecture}, {config.network.model_channels} channels x ({mult}){size}"]
-    )
+    rows.append(["Network", f"{config.network.describe()}{size}"])
     trained = last(record.kimg)
     if math.isfinite(trained):
         done = f"{trained:,.4g} thousand images (kimg) of {t.kimg:,.4g} planned"
@@ -182,7 +179,7 @@ def beside(content: Content) -> str:
     if record.grids:
         kimg, path = record.grids[-1]
         caption = f"What it makes after {kimg} thousand images. Good ones look like your data would without corruption."
-        if not isinstance(record.config, Distill) and not objectives.create(record.config.objective).conditional:
+        if not isinstance(record.config, Distill) and not record.config.objective.conditional:
             caption = f"What the teacher makes after {kimg} thousand images. It undoes noise, but not blur or size."
         parts.append(figure(image_file(path, f"Grid of samples at {kimg} kimg"), caption))
     else:

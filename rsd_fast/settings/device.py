@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision, where the user leaves it open."""
+"""Where a run computes, and in which precision: what `auto` means on this machine."""
 
 from pathlib import Path
 
@@ -6,18 +6,23 @@ import torch
 
 from rsd_fast.errors import FieldError
 
+DEVICES = ("auto", "cpu", "cuda")
+
 
 def resolve_device(name: str | None) -> str:
-    """cpu or cuda; None and `auto` mean cuda where there is one. FieldError for a CUDA device that is not there."""
+    """ "cpu" or "cuda"; None and "auto" are the GPU where there is one. FieldError for one that is not there."""
     if name in (None, "auto"):
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in DEVICES:
+        raise FieldError("device", f"expected {', '.join(DEVICES)}, got '{name}'")
     if name == "cuda" and not torch.cuda.is_available():
         raise FieldError("device", "no CUDA device is available; use --device cpu")
     return str(name)
 
 
 def resolve_precision(name: str | None, device: str) -> str:
-    """fp32, tf32 or bf16; None and `auto` mean bf16 where the device multiplies it itself, else fp32."""
+    """ "fp32", "tf32" or "bf16"; None and "auto" are bf16 where the device computes in it. FieldError for tf32 on a
+    CPU."""
     if name == "tf32" and device != "cuda":
         raise FieldError("precision", "tf32 is a mode of NVIDIA GPUs; use fp32 or bf16")
     if name not in (None, "auto"):

@@ -1,5 +1,7 @@
 """Every op through ``torch.ops``: a tensor of the wrong kind raises before any address is taken, whichever it is."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -101,6 +103,16 @@ def test_a_gradient_that_there_is_not_raises(op, place):
     wanted = ARGUMENTS[op][place].clone().requires_grad_()
     with pytest.raises(ValueError, match="has no gradient in its argument"):
         call(op, **{f"_{place}": wanted})
+
+
+@pytest.mark.skipif("compiler" not in ops.native_info(), reason="rsd_fast._C is not built")
+def test_a_field_that_a_kernel_does_not_have_raises():
+    kernels = importlib.import_module("rsd_fast._C").cpu
+    kernels.denoising_loss(1, batch=0, mask={"pixels": 1})
+    with pytest.raises(TypeError, match="unknown field: inputs"):
+        kernels.denoising_loss(1, batch=0, inputs=0)
+    with pytest.raises(TypeError, match="unknown field: pixel"):
+        kernels.denoising_loss(1, batch=0, mask={"pixel": 1})
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.float8_e4m3fn])

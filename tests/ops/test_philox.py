@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,9 @@ def test_streams():
     names = ["OBSERVATION_NOISE", "OBSERVATION_MASK", "DIFFUSION_NOISE", "SIGMA"]
     names += ["FURTHER_MASK", "LATENT", "LABEL", "AUGMENTATION", "CONSISTENCY"]
     assert [(s.name, int(s)) for s in ops.Stream] == [(name, i) for i, name in enumerate(names)]
+    header = (Path(__file__).parents[2] / "csrc" / "random.h").read_text()
+    twin = re.search(r"enum Stream : uint32_t {(.*?)}", header, re.S)
+    assert re.findall(r"(\w+) = (\d+)", twin[1]) == [(name, str(i)) for i, name in enumerate(names)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
