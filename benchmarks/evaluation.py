@@ -25,8 +25,9 @@ from rsd_fast import config as configs
 from rsd_fast import files, presets
 from rsd_fast.build import build_denoiser
 from rsd_fast.data import write_npz
-from rsd_fast.evaluation import HowCompared, HowSampled, Stopwatch, evaluate_path
+from rsd_fast.evaluation import HowCompared, Stopwatch, evaluate_path
 from rsd_fast.runs import save_model
+from rsd_fast.sampler import Sampling
 
 METRICS = ["fid", "kid", "precision", "recall"]
 NUM_REFERENCE = 10_000
@@ -96,11 +97,11 @@ def main() -> None:
                 str(model),
                 reference=str(images),
                 num=options.num,
-                device=options.device,
-                sampled=HowSampled(precision=options.precision),
+                sampled=Sampling(precision=options.precision),
                 compared=HowCompared(
                     features=options.features if whole else None,
                     features_weights=options.features_weights,
+                    device=options.device,
                     batch=options.batch,
                     progress=True,
                     watch=watch,
@@ -111,10 +112,10 @@ def main() -> None:
             print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     assert all(np.isfinite(result.value) for result in results)
     if options.json:
-        told = {name: getattr(options, name) for name in ("num", "device", "precision", "features", "batch", "small")}
+        names = ("num", "device", "precision", "features", "batch", "small")
         record = {
             "machine": machine(options.device),
-            **told,
+            **{name: getattr(options, name) for name in names},
             "seconds": rows,
             "results": [asdict(result) for result in results],
         }

@@ -33,7 +33,7 @@ from rsd_fast import corruptions, files, pictures
 from rsd_fast.data import ObservedDataset, open_source, write_npz
 from rsd_fast.evaluation import Moments, frechet_distance
 from rsd_fast.evaluation.features import Features
-from rsd_fast.evaluation.metrics import software
+from rsd_fast.evaluation.results import software
 from rsd_fast.sampler import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))

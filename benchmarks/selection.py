@@ -24,7 +24,10 @@ from rsd_fast import files
 from rsd_fast.data import open_source
 from rsd_fast.evaluation import Evaluator, HowCompared, HowObserved, HowSampled, ImageSet, evaluate
 from rsd_fast.evaluation.features import Features
-from rsd_fast.evaluation.runs import features_of, observe_as, of_model, open_clean, open_data, pictures_of, samples_of
+from rsd_fast.evaluation.observed import observe_as, open_data, pictures_of
+from rsd_fast.evaluation.references import open_clean
+from rsd_fast.evaluation.runs import features_of
+from rsd_fast.evaluation.samples import of_model, samples_of
 from rsd_fast.sampler import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -61,26 +64,26 @@ def measure(name: str, run: Path, options: argparse.Namespace, data: Path, done:
     """All evaluations of a row's checkpoints; those in `done` are taken over."""
     config = Sampler(run).config
     compared = HowCompared(features=FEATURES, batch=500)
-    seen = open_data(config, HowObserved(), options.seed)
+    observations = open_data(config, HowObserved(), options.seed)
     evaluator = Evaluator(
         METRICS,
         clean=open_clean(str(data), config, options.seed),
-        observed=pictures_of(seen),
-        observe=observe_as(seen, config, options.seed),
-        features=features_of(METRICS, compared, "cpu"),
+        observed=pictures_of(observations),
+        observe=observe_as(observations, config, options.seed),
+        features=features_of(METRICS, compared),
         batch=compared.batch,
     )
     how = HowSampled(precision=options.precision)
     for folder in sorted((run / "checkpoints").iterdir()):
-        if any(found["row"] == name and found["checkpoint"] == folder.name for found in done):
+        if any(each["row"] == name and each["checkpoint"] == folder.name for each in done):
             continue
         sampler = Sampler(folder, **asdict(how))
         results = evaluator(samples_of(sampler, options.num, options.seed, compared.batch, how))
-        done += [{"row": name, **asdict(found)} for found in of_model(results, sampler, options.seed, how)]
+        done += [{"row": name, **asdict(result)} for result in of_model(results, sampler, options.seed, how)]
         record = {"machine": machine("cpu"), "settings": settings(options), "evaluations": done}
         files.write_text(options.json, json.dumps(record) + "\n")
         print(name, folder.name, *(f"{r['metric']} {r['value']:.4g}" for r in done[-len(METRICS) :]), flush=True)
-    return [found for found in done if found["row"] == name]
+    return [each for each in done if each["row"] == name]
 
 
 def settings(options: argparse.Namespace) -> dict:
@@ -106,10 +109,10 @@ def background(run: Path, options: argparse.Namespace, data: Path, depth: float 
     return round(1 - distance(depth) / distance(0.0), 3)
 
 
-def curves(found: list[dict], space: str) -> tuple[list[float], list[float], list[float]]:
+def curves(evaluations: list[dict], space: str) -> tuple[list[float], list[float], list[float]]:
     """(thousand images, clean distance, proximal distance) of a row's checkpoints."""
-    kimg = sorted({each["kimg"] for each in found})
-    value = {(each["metric"], each["kimg"]): each["value"] for each in found}
+    kimg = sorted({each["kimg"] for each in evaluations})
+    value = {(each["metric"], each["kimg"]): each["value"] for each in evaluations}
     clean, proximal = ([value[metric, k] for k in kimg] for metric in SPACES[space])
     return kimg, clean, proximal
 
@@ -118,9 +121,9 @@ def rank_correlation(clean: list[float], proximal: list[float]) -> float:
     return round(float(spearmanr(clean, proximal).statistic), 4)
 
 
-def summary(found: list[dict], space: str) -> dict:
+def summary(evaluations: list[dict], space: str) -> dict:
     """Rank correlation, the checkpoint that is picked, and what picking it costs."""
-    kimg, clean, proximal = curves(found, space)
+    kimg, clean, proximal = curves(evaluations, space)
     half = len(kimg) // 2
     picked, best = proximal.index(min(proximal)), clean.index(min(clean))
     return {
@@ -142,16 +145,16 @@ def plot(rows: dict[str, list[dict]], path: Path) -> None:
     figure = Figure(figsize=(4.4 * len(rows), 7), layout="constrained")
     panels = figure.subplots(len(SPACES), len(rows), squeeze=False)
     for line, space in zip(panels, reversed(SPACES), strict=True):
-        for axes, (name, found) in zip(line, rows.items(), strict=True):
-            kimg, clean, proximal = curves(found, space)
-            told = summary(found, space)
+        for axes, (name, evaluations) in zip(line, rows.items(), strict=True):
+            kimg, clean, proximal = curves(evaluations, space)
+            choice = summary(evaluations, space)
             axes.semilogy(kimg, clean, "o-", ms=3, color="C0", label="clean (not to be had)")
             axes.semilogy(kimg, proximal, "s-", ms=3, color="C1", label="proximal (no clean image)")
-            axes.axvline(told["best_kimg"], color="C0", ls=":", lw=1)
-            axes.axvline(told["picked_kimg"], color="C1", ls="--", lw=1)
-            above = 100 * (told["picked_over_best"] - 1)
+            axes.axvline(choice["best_kimg"], color="C0", ls=":", lw=1)
+            axes.axvline(choice["picked_kimg"], color="C1", ls="--", lw=1)
+            above = 100 * (choice["picked_over_best"] - 1)
             axes.set_title(
-                f"{ROWS[name][0]}\nSpearman {told['spearman']:.2f}, pick {above:.1f} % above the best", fontsize=10
+                f"{ROWS[name][0]}\nSpearman {choice['spearman']:.2f}, pick {above:.1f} % above the best", fontsize=10
             )
             axes.grid(alpha=0.3)
             if space == FEATURES:

@@ -40,7 +40,7 @@ from . import options
 @click.option("--preset", metavar="P", help="Default settings of a later distill.  [default: by size]")
 @options.of_every_command
 @options.debug
-def convert(source: str, out: str, to: str, **given: Any) -> None:
+def convert(source: str, out: str, to: str, **settings: Any) -> None:
     """Convert a published checkpoint, executing nothing from it; or a run, for other programs.
 
     FILE: a pickle of the EDM family (EDM, SiD, RSD, Ambient), a torch.save file of such a network or of its state dict,
@@ -53,7 +53,7 @@ def convert(source: str, out: str, to: str, **given: Any) -> None:
 
     from .usage import usage_errors
 
-    described = {name: value for name, value in given.items() if value not in (None, "auto")}
+    described = {name: value for name, value in settings.items() if value not in (None, "auto")}
     if to != "run" and described:
         option = next(iter(described)).replace("_", "-")
         raise click.UsageError(f"--{option}: describes a published checkpoint; with --to {to} there is none")

@@ -16,7 +16,7 @@ def doctor(as_json: bool, device: str) -> None:
 
     from rsd_fast.doctor import report, table
 
-    found = report()
+    facts = report()
     if device != "auto":
-        found["ops"] = {op: {device: served[device]} for op, served in found["ops"].items()}
-    click.echo(json.dumps(found, indent=2) if as_json else table(found))
+        facts["ops"] = {op: {device: served[device]} for op, served in facts["ops"].items()}
+    click.echo(json.dumps(facts, indent=2) if as_json else table(facts))

@@ -38,10 +38,10 @@ def presets(name: str | None, as_json: bool) -> None:
         if isinstance(values, dict) and values:
             click.echo(f"\n{section}")
             for field, value in values.items():
-                click.echo(f"  {field.replace('_', '-'):<20} {shown(value)}")
+                click.echo(f"  {field.replace('_', '-'):<20} {typed(value)}")
 
 
-def shown(value: object) -> str:
+def typed(value: object) -> str:
     """As one would type it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"

@@ -18,11 +18,10 @@ def report(run: str, out: str | None, png: str | None, seed: int, device: str) -
     One HTML file that needs no network, with the verdict, samples over training, distances, losses, signals of
     convergence, the observations nearest to samples, and all measurements with what they were computed from.
     """
-    from rsd_fast.reporting import write_report
-    from rsd_fast.settings import resolve_device
+    import rsd_fast
 
     from .usage import usage_errors
 
     with usage_errors():
-        written = write_report(run, out, png=png, seed=seed, device=resolve_device(device))
+        written = rsd_fast.report(run, out=out, png=png, seed=seed, device=device)
     click.echo(f"{written.headline}\n{written.path}")

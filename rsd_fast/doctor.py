@@ -35,14 +35,14 @@ def report() -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def table(facts: dict[str, Any]) -> str:
     """The report for a person."""
     lines = []
     for title in ("versions", "devices", "native"):
-        lines += [title, *(f"  {name:<20} {value}" for name, value in found[title].items()), ""]
-    devices = sorted({device for served in found["ops"].values() for device in served})
+        lines += [title, *(f"  {name:<20} {value}" for name, value in facts[title].items()), ""]
+    devices = sorted({device for served in facts["ops"].values() for device in served})
     lines.append(f"{'op':<34}" + "".join(f"{device:<12}" for device in devices))
-    for op, served in found["ops"].items():
+    for op, served in facts["ops"].items():
         lines.append(f"  {op:<32}" + "".join(f"{served[device]:<12}" for device in devices))
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """The one-step generator as a torch.export program or an ONNX file, for programs that have no rsd-fast.
 
-Our ops are replaced by their references, so that standard operators alone are written. Inputs are `latents` [B, C, H,
+Our ops are replaced by their references, so that only standard operators are written. Inputs are `latents` [B, C, H,
 W] ~ N(0, I); of a generator of several classes `labels` [B, label_dim], one-hot; of one from masked images or k-space
 `mask` [B, ...], 1 for the pixels or columns that it sees of its latents. The output is `images` [B, C, H, W], about
 [-1, 1]. B is free.
@@ -27,11 +27,11 @@ ONNX_INSTALL = "pip install 'rsd-fast[onnx]'"
 
 
 class Exportable(nn.Module):
-    """A generator of tensors alone."""
+    """A generator that takes and makes nothing but tensors."""
 
-    def __init__(self, generator: Generator):
+    def __init__(self, generator: Generator) -> None:
         super().__init__()
-        self.denoiser = copy.deepcopy(generator.denoiser).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.denoiser = copy.deepcopy(generator.denoiser).cpu().to(memory_format=torch.contiguous_format)
         self.denoiser.channels_last = False
         self.generator = [generator]  # in a list: no submodule
 

@@ -24,11 +24,11 @@ def means_id(path: str | os.PathLike) -> bool:
     return is_id(text) and not Path(text.partition("/")[0]).exists()
 
 
-def client(wanted_for: str) -> Any:
+def client(purpose: str) -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise RunError(f"{wanted_for}: the Hugging Face hub needs huggingface_hub; {INSTALL}") from None
+        raise RunError(f"{purpose}: the Hugging Face hub needs huggingface_hub; {INSTALL}") from None
     return huggingface_hub
 
 

@@ -189,10 +189,10 @@ def _candidates(
     if side < LAST_RESORT_SIZE:
         height, width = values.shape[2:]
         raise ValueError(f"images must be at least {LAST_RESORT_SIZE} pixels a side, got {height}x{width}")
-    found: list[_Candidates] = []
+    candidates: list[_Candidates] = []
     clipped, bias = 0.0, SMALL_PATCH_BIAS
     for size in (*PATCH_SIZES, LAST_RESORT_SIZE):
-        if size > side or (size == LAST_RESORT_SIZE and found):
+        if size > side or (size == LAST_RESORT_SIZE and candidates):
             continue
         patches, groups, overlap = _draw_patches(values, observed, size, rng)
         if middle:
@@ -206,20 +206,20 @@ def _candidates(
         if len(patches) >= MANY_PATCHES and size >= PATCH_SIZES[1]:
             bias = BIAS
         if len(patches) >= 2 * patches.shape[1]:
-            found.append(_patch_candidates(patches, groups, folds, overlap))
-    if not found:
+            candidates.append(_patch_candidates(patches, groups, folds, overlap))
+    if not candidates:
         raise ValueError(
             f"too few patches of {LAST_RESORT_SIZE}x{LAST_RESORT_SIZE} pixels to estimate a noise level from"
             + ("" if observed is None else ", all pixels of which are observed")
         )
     # alone, these would take images with no still pixel for noise
     if not middle and values[0].size <= MAX_FRAME_VALUES and len(values) >= WANTED_GROUPS:
-        found.append(_pixel_candidates(values, observed, folds))
+        candidates.append(_pixel_candidates(values, observed, folds))
     return _Candidates(
-        np.concatenate([c.energy for c in found], axis=1),
-        np.concatenate([c.squares for c in found], axis=1),
-        np.concatenate([c.directions for c in found]),
-        np.concatenate([c.overlap for c in found]),
+        np.concatenate([c.energy for c in candidates], axis=1),
+        np.concatenate([c.squares for c in candidates], axis=1),
+        np.concatenate([c.directions for c in candidates]),
+        np.concatenate([c.overlap for c in candidates]),
         clipped,
         bias,
     )
@@ -280,23 +280,21 @@ def _pixel_candidates(values: np.ndarray, observed: np.ndarray | None, folds: np
     groups, length = len(values), values[0].size
     directions = np.unique([max(1, int(length * share)) for share in PIXEL_SHARES])
     frames = values.reshape(groups, length).astype(np.float64)
-    shown = (
-        np.ones_like(frames) if observed is None else np.broadcast_to(observed, values.shape).reshape(groups, length)
-    )
+    seen = np.ones_like(frames) if observed is None else np.broadcast_to(observed, values.shape).reshape(groups, length)
     energy, squares = np.zeros((groups, len(directions))), np.zeros((groups, len(directions)))
     for fold in range(FOLDS):
         inside, others = folds == fold, folds != fold
-        times = shown[others].sum(0)
+        times = seen[others].sum(0)
         mean = frames[others].sum(0) / times.clip(1)
         variance = (frames[others] ** 2).sum(0) / times.clip(1) - mean**2
         stillest = np.argsort(np.where(times < MIN_GROUPS, np.inf, variance), kind="stable")[: directions[-1]]
         stillest = stillest[times[stillest] >= MIN_GROUPS]
         # a mean over n frames adds 1 / n of the variance to the square of a frame's distance from it
-        distances = shown[inside][:, stillest] * (frames[inside][:, stillest] - mean[stillest]) ** 2
+        distances = seen[inside][:, stillest] * (frames[inside][:, stillest] - mean[stillest]) ** 2
         distances /= 1 + 1 / times[stillest]
         for j, m in enumerate(directions):
             energy[inside, j] = distances[:, :m].sum(1)
-            squares[inside, j] = shown[inside][:, stillest[:m]].sum(1)
+            squares[inside, j] = seen[inside][:, stillest[:m]].sum(1)
     return _Candidates(energy, squares, directions, np.ones(len(directions)))
 
 

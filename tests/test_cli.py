@@ -233,46 +233,6 @@ def test_images_that_the_network_cannot_halve_are_named(tmp_path, capsys):
     assert code == 2 and error.count("\n") == 1 and "odd.npy: 9x9 images do not divide by 2" in error
 
 
-BAD_OPTIONS = {
-    ("--corruption", "fog"): "unknown corruption 'fog'; known: box_mask, compose, downsample, fourier, gaussian_blur,",
-    ("--corruption", "gaussian_blur:radius=3"): "unknown key 'radius'; known: size, std",
-    ("--corruption", "gaussian_blur:size=4"): "size expects an odd number",
-    ("--corruption", "gaussian_blur:size=31"): "size 31 is too large for 8x8 images",
-    ("--sigma-obs", "-1"): "--sigma-obs",
-    ("--sigma-obs", "nan"): "--sigma-obs",
-    ("--batch", "10", "--micro-batch", "3"): "--batch: 10 is not divisible by micro-batch 3",
-    ("--preset", "huge"): "unknown preset 'huge'; known: afhqv2-64, celeba64, cifar10, digits,",
-    ("--objective", "standard"): "use 'tweedie'",
-    ("--attn-resolutions", "5"): "--attn-resolutions: [5] are not among the levels' heights",
-    ("--lr", "0"): "--lr",
-    ("--clip", "nan"): "--clip",
-    ("--p-mean", "inf"): "--p-mean",
-    ("--precision", "tf32", "--device", "cpu"): "--precision: tf32",
-    ("--channel-mult", "1,x"): "--channel-mult",
-    ("--no-such-option",): "--no-such-option",
-    ("--resume", "--resume-or-start"): "exclude each other",
-}
-
-
-@pytest.mark.parametrize("options", BAD_OPTIONS, ids=" ".join)
-def test_bad_options_are_usage_errors(options, tmp_path, capsys):
-    code, out, error = run_in_process(
-        capsys,
-        "pretrain",
-        "--data",
-        "digits",
-        "--simulate",
-        "--sigma-obs",
-        "0.1",
-        "--out",
-        tmp_path / "run",
-        *options,
-    )
-    assert code == 2 and out == ""
-    assert error.count("\n") == 1 and BAD_OPTIONS[options] in error, error
-    assert not (tmp_path / "run").exists()
-
-
 def test_bad_teachers_runs_and_places_are_named(runs, observations, tmp_path, capsys):
     for arguments, culprit in [
         (["distill", "--teacher", tmp_path, "--out", tmp_path / "o"], "not a run"),

@@ -9,9 +9,9 @@ import torch
 from scipy import linalg
 
 from rsd_fast.evaluation import ImageSet, Moments, Stopwatch, evaluate, frechet_distance
+from rsd_fast.evaluation.floor import floor, split_of
 from rsd_fast.evaluation.frechet import MAX_FEATURES, standard_error
 from rsd_fast.evaluation.images import collect
-from rsd_fast.evaluation.metrics import Space, floor, split_of
 
 
 def moments(values, batch=None):
@@ -378,8 +378,9 @@ def test_pixels_of_a_reference_are_not_kept():
     reference = images(200, 1)
     evaluator = Evaluator(["pixel-fd"], clean=ImageSet.of(reference), batch=64)
     (result,) = evaluator(ImageSet.of(images(50, 0)))
-    pixels = evaluator.memo[Space(False, True), 50]
-    assert not any(isinstance(value, torch.Tensor) for value in vars(pixels).values())
+    (fitted,) = evaluator.prepared.values()
+    assert not evaluator.reference_rows
+    assert not any(isinstance(value, torch.Tensor) for value in vars(fitted.moments).values())
     values = images(50, 0).flatten(1).double().numpy()
     assert result.value == pytest.approx(scipy_distance(values, reference.flatten(1).double().numpy()), rel=1e-6)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_a_set_is_at_distance_0_from_itself(features):
 def test_standard_errors_are_the_scatter_of_other_samples(monkeypatch):
     reference = ImageSet.of(gaussians(1000, np.zeros(4), np.eye(4), 0))
     told, seen = {}, {}
-    monkeypatch.setattr("rsd_fast.evaluation.formulas.KID_SUBSET_SIZE", 200)
+    monkeypatch.setattr("rsd_fast.evaluation.metrics.kid.SUBSET_SIZE", 200)
     evaluator = Evaluator(METRICS[:3], clean=reference, features=Given(), batch=600)
     for seed in range(1, 41):
         for result in evaluator(ImageSet.of(gaussians(600, np.full(4, 0.3), np.eye(4) * 1.2, seed))):
@@ -325,7 +326,8 @@ def test_a_broken_file_of_the_cache_is_computed_again(generator, cache):
 
 
 def test_every_number_says_where_it_comes_from(generator):
-    results = evaluate_path(["fid", "proximal-kid"], generator, reference="digits", num=60, seed=3, compared=LITE)
+    compared = replace(LITE, seed=3)
+    results = evaluate_path(["fid", "proximal-kid"], generator, reference="digits", num=60, compared=compared)
     for result in results:
         assert (result.num, result.seed, result.kimg, result.num_reference) == (60, 3, 12.5, 1797)
         assert result.reference == "digits" and result.features == "efficientnet-lite0"

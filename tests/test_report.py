@@ -7,14 +7,18 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import rsd_fast
 from rsd_fast.build import build_denoiser
 from rsd_fast.config import Monitoring, to_json
+from rsd_fast.corruptions import Identity
+from rsd_fast.errors import FieldError
 from rsd_fast.reporting import from_model, write_report
 from rsd_fast.reporting.reading import read_record
 from rsd_fast.reporting.verdict import judge, lagging_bands, signs
@@ -287,7 +291,7 @@ def test_every_section_is_there(run):
         assert title in text
     for words in (
         "1,797 clean images, corrupted once each by rsd-fast (--simulate), 8x8 pixels, 1 channel",
-        "by noise alone (identity)",
+        f"identity: {Identity.about}",
         "standard deviation 0.5 where images span [-1, 1] (63.8 of 255 grey levels)",
         "a one-step generator, distilled from the teacher",
         "0.064 thousand images (kimg) of 0.064 planned, 16 a step, in 4 min 0 s on cpu, fp32",
@@ -364,7 +368,7 @@ def test_every_kind_of_run(tmp_path, kind):
     else:
         assert "9 images on the way" in text
     if kind == "fourier":
-        assert "k-space (Fourier coefficients, as in MRI)" in text
+        assert "undersampled k-space (MRI)" in text
     assert "Not compared" not in text or kind == "fourier"
 
 
@@ -544,9 +548,15 @@ def test_errors_are_one_line(run, tmp_path, capsys, arguments, code, message):
     assert found == code and message in err and len(err.strip().splitlines()) == 1
 
 
-def test_no_run_is_an_error_from_python(tmp_path):
+def test_python_writes_the_same_page(own, tmp_path):
+    run = SimpleNamespace(path=own)  # as what `rsd_fast.distill` returns
+    written = rsd_fast.report(run, out=tmp_path / "page.html", device="cpu")
+    assert written.headline == judge(read_record(own)).headline
+    assert written.path.read_text(encoding="utf-8") == page(own)
+    with pytest.raises(FieldError, match=r"out: expected FILE\.html, got page\.pdf"):
+        rsd_fast.report(own, out="page.pdf", device="cpu")
     with pytest.raises(RunError, match="no such run"):
-        write_report(tmp_path / "gone")
+        rsd_fast.report(tmp_path / "gone", device="cpu")
 
 
 # A browser

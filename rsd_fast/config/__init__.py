@@ -10,7 +10,7 @@ from .files import settings_from_file, settings_of
 from .network import ARCHITECTURES, PRECONDITIONINGS, Architecture, Network, UNet, choose_network
 from .objective import OBJECTIVES, SIGMA_DISTRIBUTIONS, Objective, Rule
 from .observations import AUGMENTATIONS, Observations
-from .options import checked, default_text, help_text, options
+from .options import check_settings, default_text, help_text, options
 from .run import Distill, Pretrain, RunConfig
 from .setting import Option, Setting, Settings, options_of, setting
 from .training import Monitoring, Training
@@ -37,7 +37,7 @@ __all__ = [
     "Settings",
     "Training",
     "UNet",
-    "checked",
+    "check_settings",
     "choose_network",
     "default_text",
     "from_json",

@@ -20,6 +20,7 @@ from rsd_fast import config as configs
 from rsd_fast import corruptions, files, objectives, presets
 from rsd_fast.build import build_denoiser
 from rsd_fast.config import Distill, Distillation, Objective, Observations, Pretrain, RunConfig, Training
+from rsd_fast.errors import FieldError
 from rsd_fast.loading import load, refuse_foreign
 from rsd_fast.networks import BANKS, Denoiser
 from rsd_fast.networks.layers import Conv2d, resample_filter
@@ -27,7 +28,7 @@ from rsd_fast.runs import RunError, load_tensors, model_record, read_record, ref
 
 from .pickle_objects import DAMAGE, CheckpointError
 from .pickle_objects import described as described_damage
-from .published import GENERATOR_KEYS, Found, Structure, find, shown, structure
+from .published import GENERATOR_KEYS, PublishedNetwork, Structure, find_network, printable, structure
 from .torch_files import read
 
 __all__ = ["CheckpointError", "convert", "write_state_dict"]
@@ -49,16 +50,16 @@ class Described:
     preconditioning: str | None = None  # of a state dict; None: edm
     image_width: int | None = None  # of images that are not square
 
-    def given(self) -> str:
-        """The first field that is not as it is by default, but for the key."""
+    def first_described(self) -> str:
+        """The first field, but for the key, that is not as it is by default; empty where there is none."""
         fields = (f.name for f in dataclasses.fields(self) if f.name != "key" and getattr(self, f.name) != f.default)
         return next(fields, "")
 
     def __post_init__(self) -> None:
         if self.kind not in ("auto", "denoiser", "generator"):
-            raise ValueError(f"kind: expected auto, denoiser or generator, got '{self.kind}'")
+            raise FieldError("kind", f"expected auto, denoiser or generator, got '{self.kind}'")
         if not 0 <= self.sigma_obs < float("inf"):
-            raise ValueError(f"sigma_obs: expected at least 0, got {self.sigma_obs}")
+            raise FieldError("sigma_obs", f"expected at least 0, got {self.sigma_obs}")
         corruptions.parse(self.corruption)
         if self.preset is not None:
             presets.load(self.preset)
@@ -72,7 +73,7 @@ def convert(path: str | os.PathLike, out: str | os.PathLike, described: Describe
 
     path: a pickle of the EDM family, a torch.save file, or a safetensors state dict. Nothing in it is executed. Raises
     CheckpointError, one line that names the file, on one that is damaged, that holds what no network needs, or whose
-    network is not of a published kind or not as described; RunError where `out` is there already; ValueError for a
+    network is not of a published kind or not as described; RunError where `out` is there already; FieldError for a
     description of a file of ours, which says itself what it is.
     """
     out = Path(out)
@@ -80,14 +81,14 @@ def convert(path: str | os.PathLike, out: str | os.PathLike, described: Describe
     if Path(path).is_dir():
         raise CheckpointError(f"{path}: a folder, and a file is wanted; to convert a run, say to what (--to)")
     try:
-        found, record, banks = _open(Path(path), described.key)
-        if record and (given := described.given()):
-            raise Redundant(f"{given}: {path} says itself what it is")
-        config, kimg = read_record(record) if record else (_config(Path(path).name, found, described), 0.0)
+        network, record, banks = _open(Path(path), described.key)
+        if record and (field := described.first_described()):
+            raise Redundant(field, f"{path} says itself what it is")
+        config, kimg = read_record(record) if record else (_config(Path(path).name, network, described), 0.0)
         refuse_foreign(config)
         with torch.device("meta"):  # so that nothing is allocated that the file does not hold
             denoiser = build_denoiser(config)
-        fill(denoiser, found.tensors | banks, most=4 * Path(path).stat().st_size + 2**20)
+        fill(denoiser, network.tensors | banks, most=4 * Path(path).stat().st_size + 2**20)
     except (CheckpointError, Redundant, OSError):
         raise
     except (*DAMAGE, RecursionError, SafetensorError) as error:
@@ -99,31 +100,31 @@ def convert(path: str | os.PathLike, out: str | os.PathLike, described: Describe
     return config
 
 
-class Redundant(ValueError):
+class Redundant(FieldError):
     """A description of a file that needs none."""
 
 
-def _open(path: Path, key: str | None) -> tuple[Found, dict[str, str], dict[str, Tensor]]:
+def _open(path: Path, key: str | None) -> tuple[PublishedNetwork, dict[str, str], dict[str, Tensor]]:
     """The network in a file, and of one of ours what it says of itself, and the banks of what came with the data."""
     if path.suffix == ".safetensors":
         tensors, metadata = load_tensors(path)
-        return find(tensors, key), json.loads(metadata.get("rsd_fast", "{}")), {}
-    found = find(read(path), key)
+        return find_network(tensors, key), json.loads(metadata.get("rsd_fast", "{}")), {}
+    network = find_network(read(path), key)
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
-            return found, {}, {}
+            return network, {}, {}
     with zipfile.ZipFile(path) as archive:  # `read` has gone through it: nothing in it is compressed
         members = {name.partition("/")[2]: name for name in archive.namelist()}
         record = json.loads(archive.read(members[RECORD])) if RECORD in members else {}
         banks = safe_tensors.load(archive.read(members[BANK_RECORD])) if BANK_RECORD in members else {}
     if unknown := set(banks) - set(BANKS):
-        raise ValueError(f"{BANK_RECORD} holds {shown(next(iter(unknown)))}")
-    return found, record, banks
+        raise ValueError(f"{BANK_RECORD} holds {printable(next(iter(unknown)))}")
+    return network, record, banks
 
 
-def _config(source: str, found: Found, d: Described) -> RunConfig:
+def _config(source: str, published: PublishedNetwork, d: Described) -> RunConfig:
     """The config of a run that would have made the network."""
-    seen = structure(found, d.preconditioning)
+    seen = structure(published, d.preconditioning)
     corruption = corruptions.parse(d.corruption)
     masked = corruption.objective is not None
     channels = _image_channels(seen, masked)
@@ -148,12 +149,12 @@ def _config(source: str, found: Found, d: Described) -> RunConfig:
         fitting = f"edm-{fitting}"
     preset = presets.load(d.preset or fitting).name
     common: dict[str, Any] = {"preset": preset, "observations": observations, "objective": objective}
-    if d.kind == "generator" or (d.kind == "auto" and found.key in GENERATOR_KEYS):
+    if d.kind == "generator" or (d.kind == "auto" and published.key in GENERATOR_KEYS):
         network = network.without_dropout()
         distillation = Distillation() if d.sigma_init is None else Distillation(sigma_init=d.sigma_init)
         return Distill(teacher=source, network=network, distillation=distillation, training=Training(), **common)
     if d.sigma_init is not None:
-        raise Redundant(f"sigma_init: is of a generator, and {source} holds a denoiser (--kind generator)")
+        raise Redundant("sigma_init", f"is of a generator, and {source} holds a denoiser (--kind generator)")
     return Pretrain(network=network, training=Training(), **common)
 
 
@@ -191,7 +192,7 @@ def fill(denoiser: Denoiser, tensors: dict[str, Tensor], most: int) -> None:
             raise ValueError(f"{name}: expected {list(value.shape)}, got {list(tensors[name].shape)}")
     for name, tensor in tensors.items():
         if name not in expected and name not in BANKS:
-            raise ValueError(f"holds {shown(name)}, which the network has no place for")
+            raise ValueError(f"holds {printable(name)}, which the network has no place for")
         if name not in BANKS and not tensor.is_floating_point():
             raise ValueError(f"{name}: expected real numbers, got {tensor.dtype}")
     if sum(4 * tensor.numel() for tensor in tensors.values()) > most:

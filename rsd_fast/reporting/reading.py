@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from rsd_fast.config import Distill, RunConfig
-from rsd_fast.evaluation.metrics import LOWER_IS_BETTER, PROXIMAL
+from rsd_fast.evaluation.metrics import METRICS, family, is_proximal
 from rsd_fast.runs import POINTERS, Run, RunError, read_lines
 
 Line = dict[str, Any]
@@ -32,12 +32,12 @@ class Measurement:
 
     @property
     def proximal(self) -> bool:
-        return self.metric.startswith(PROXIMAL)
+        return is_proximal(self.metric)
 
     @property
     def distance(self) -> bool:
-        """Is less of it better?"""
-        return self.metric.removeprefix(PROXIMAL) in LOWER_IS_BETTER
+        """Is less of it better? Not of a metric that is not known, as that of somebody else's file."""
+        return family(self.metric) in METRICS and METRICS[family(self.metric)].lower_is_better
 
     @property
     def measure(self) -> tuple[str, ...]:
@@ -76,8 +76,8 @@ class Record:
     @property
     def edges(self) -> list[float]:
         """Of the bands of noise levels by which losses are told apart; none in old logs."""
-        found = [part["edges"] for part in map(_parts, self.log) if isinstance(part.get("edges"), list)]
-        return [number(edge) for edge in found[-1]] if found else []
+        all_edges = [part["edges"] for part in map(_parts, self.log) if isinstance(part.get("edges"), list)]
+        return [number(edge) for edge in all_edges[-1]] if all_edges else []
 
     def by_sigma(self, name: str) -> np.ndarray:
         """[lines, bands] of a statistic; NaN where a band had none, or the log does not tell."""
@@ -133,8 +133,8 @@ def finite(values: Any) -> np.ndarray:
 
 def last(values: np.ndarray) -> float:
     """The last that is a number; NaN where there is none."""
-    found = values[np.isfinite(values)]
-    return float(found[-1]) if len(found) else math.nan
+    known = values[np.isfinite(values)]
+    return float(known[-1]) if len(known) else math.nan
 
 
 def _parts(line: Line) -> Line:
@@ -164,20 +164,20 @@ def _measurements(run: Run) -> list[Measurement]:
 def _of_teacher(config: Distill) -> list[Measurement]:
     checkpoint = Path(config.teacher).parent
     run = Run(checkpoint.parent.parent)
-    return [found for found in _measurements(run) if found.checkpoint == checkpoint.name]
+    return [measurement for measurement in _measurements(run) if measurement.checkpoint == checkpoint.name]
 
 
 def _grids(folder: Path) -> list[tuple[str, Path]]:
     """The sample grids KIMG.png that are whole."""
-    found = []
+    grids = []
     for path in folder.glob("*.png"):
         try:
             with Image.open(path) as picture:
                 picture.verify()
-            found.append((float(path.stem), path))
+            grids.append((float(path.stem), path))
         except (ValueError, OSError, SyntaxError):  # the observations, a stranger's, or a broken one
             continue
-    return [(f"{kimg:g}", path) for kimg, path in sorted(found)]
+    return [(f"{kimg:g}", path) for kimg, path in sorted(grids)]
 
 
 def _named(run: Run, file: str) -> str | None:

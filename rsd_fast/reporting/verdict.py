@@ -44,28 +44,28 @@ class Verdict:
         """By name, those that are numbers."""
         if not self.series:
             return {}
-        found = {"start": self.series[0].value, "best": self.best.value if self.best else math.nan}
-        found |= {"last": self.series[-1].value, "its teacher": self.teacher, "real images": floor_of(self.series)}
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+        distances = {"start": self.series[0].value, "best": self.best.value if self.best else math.nan}
+        distances |= {"last": self.series[-1].value, "its teacher": self.teacher, "real images": floor_of(self.series)}
+        return {name: value for name, value in distances.items() if math.isfinite(value)}
 
 
 def series_of(measurements: list[Measurement]) -> list[tuple[Measurement, ...]]:
     """Measurements that can be compared, each at another kimg, in its order; of two at one the later counts."""
     groups: dict[tuple[str, ...], dict[float, Measurement]] = {}
-    for found in measurements:
-        if math.isfinite(found.kimg):
-            groups.setdefault(found.comparable, {})[found.kimg] = found
+    for measurement in measurements:
+        if math.isfinite(measurement.kimg):
+            groups.setdefault(measurement.comparable, {})[measurement.kimg] = measurement
     return [tuple(group[kimg] for kimg in sorted(group)) for group in groups.values()]
 
 
 def floor_of(series: tuple[Measurement, ...]) -> float:
     """The newest that was measured; NaN for none."""
-    return last(np.array([found.floor for found in series]))
+    return last(np.array([m.floor for m in series]))
 
 
 def best_of(series: tuple[Measurement, ...]) -> Measurement | None:
-    finite = [found for found in series if math.isfinite(found.value)]
-    return min(finite, key=lambda found: found.value if found.distance else -found.value, default=None)
+    finite = [m for m in series if math.isfinite(m.value)]
+    return min(finite, key=lambda m: m.value if m.distance else -m.value, default=None)
 
 
 def judge(record: Record) -> Verdict:
@@ -77,7 +77,7 @@ def judge(record: Record) -> Verdict:
         name = series[0].metric
         return series[0].proximal, len(series), -preferred.index(name) if name in preferred else -len(preferred)
 
-    series = max(series_of([found for found in record.measurements if found.distance]), key=rank, default=())
+    series = max(series_of([m for m in record.measurements if m.distance]), key=rank, default=())
     if not series:
         return Verdict(
             state="unknown",
@@ -101,7 +101,7 @@ def judge(record: Record) -> Verdict:
         command = (
             f"rsd-fast sample --run {shlex.quote(str(record.run.path / 'checkpoints' / name))} --num 64 --out samples"
         )
-    teacher = last(np.array([found.value for found in record.of_teacher if found.measure == best.measure]))
+    teacher = last(np.array([m.value for m in record.of_teacher if m.measure == best.measure]))
     return Verdict(
         state=state,
         headline=headline,
@@ -157,7 +157,7 @@ def _state(series: tuple[Measurement, ...], best: Measurement) -> tuple[str, str
 
 
 def _start(series: tuple[Measurement, ...]) -> Measurement:
-    return next(found for found in series if math.isfinite(found.value))
+    return next(m for m in series if math.isfinite(m.value))
 
 
 def _distances(series: tuple[Measurement, ...], best: Measurement, teacher: float) -> str:
@@ -208,12 +208,12 @@ class Sign:
 
 def signs(record: Record, nearer_share: float | None = None) -> list[Sign]:
     """Of what the log tells, and of the share of samples nearer to observations than observations are to each other."""
-    found = []
+    signs = []
     losses = record.names("_loss") + record.names("_grad_norm")
     if losses:
         bad = [name for name in losses if any(not math.isfinite(_raw(line.get(name))) for line in record.log)]
         text = f"Not finite at times: {', '.join(bad)}. Lower --lr, or use --clip 1 or --precision fp32."
-        found.append(Sign(trouble=bool(bad), text=text if bad else "Losses and gradients were finite throughout."))
+        signs.append(Sign(trouble=bool(bad), text=text if bad else "Losses and gradients were finite throughout."))
     diversity = record.column("generator_diversity")
     diversity = diversity[np.isfinite(diversity)]
     if len(diversity) > 1:
@@ -221,14 +221,14 @@ def signs(record: Record, nearer_share: float | None = None) -> list[Sign]:
         fell = bool(ratio < DIVERSITY_LOSS)
         text = f"The generator's images differ from each other {ratio:.2g} times as much as at the start"
         more = ": they collapse to few. Stop earlier, or lower --lr." if fell else ": no collapse."
-        found.append(Sign(trouble=fell, text=text + more))
+        signs.append(Sign(trouble=fell, text=text + more))
     lag = lagging_bands(record)
     if lag is not None:
         behind, bands = lag
         lags = behind > bands / 2
         text = f"The fake score lags behind the generator in {behind} of {bands} bands of noise levels"
         more = ": raise --fake-lr." if lags else ": it keeps up." if not behind else ", which is not yet alarming."
-        found.append(Sign(trouble=lags, text=text + more))
+        signs.append(Sign(trouble=lags, text=text + more))
     if nearer_share is not None:
         near = nearer_share > MEMORISED_SHARE
         text = (
@@ -237,8 +237,8 @@ def signs(record: Record, nearer_share: float | None = None) -> list[Sign]:
         more = (
             ": it may repeat its data, see the neighbours below." if near else " (1 % is normal): no memorisation seen."
         )
-        found.append(Sign(trouble=near, text=text + more))
-    return found
+        signs.append(Sign(trouble=near, text=text + more))
+    return signs
 
 
 def lagging_bands(record: Record) -> tuple[int, int] | None:

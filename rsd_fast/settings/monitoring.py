@@ -8,7 +8,7 @@ from pathlib import Path
 from rsd_fast.config import Monitoring, Observations
 from rsd_fast.errors import FieldError
 from rsd_fast.evaluation.frechet import MAX_FEATURES
-from rsd_fast.evaluation.runs import needs_features
+from rsd_fast.evaluation.metrics import needs_features
 from rsd_fast.evaluation.training import refuse_metrics
 
 from .names import Settings, about, fields_of
@@ -65,11 +65,11 @@ def few_pixels(observations: Observations) -> bool:
 
 def with_features(monitoring: Monitoring, observations: Observations) -> Monitoring:
     """With the default network for metrics that need one. FieldError for metrics that cannot be had."""
-    with about("eval_metrics"):
-        refuse_metrics(monitoring)
+    refuse_metrics(monitoring)
     metrics = ", ".join(monitoring.eval_metrics)
-    if "proximal-pixel-fd" in monitoring.eval_metrics and not few_pixels(observations):
-        raise FieldError("eval_metrics", f"proximal-pixel-fd is for images of at most {MAX_FEATURES} values")
+    of_pixels = [metric for metric in monitoring.eval_metrics if not needs_features(metric)]
+    if of_pixels and not few_pixels(observations):
+        raise FieldError("eval_metrics", f"{of_pixels[0]} is for images of at most {MAX_FEATURES} values")
     weights = monitoring.eval_features_weights
     if weights is not None and not Path(weights).is_file():
         raise FieldError("eval_features_weights", f"{weights}: no such file")
