@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from rsd_fast.data import DataError, ImageArray, open_source
+from rsd_fast.data import DataError, ImageArray
 from rsd_fast.data.rules import to_pixels
 from rsd_fast.errors import FieldError
 from rsd_fast.noise_estimation import NoiseEstimate, estimate_sigma
@@ -79,11 +79,6 @@ def estimated_level(source: ImageArray, name: str) -> float:
     estimate = estimate_noise_of(source, name)
     say(f"sigma_obs {estimate.sigma:.4g}, 95 % interval {estimate.low:.4g} to {estimate.high:.4g}")
     return round(estimate.sigma, 4)
-
-
-def estimate_noise(data: str) -> NoiseEstimate:
-    """The noise of the observations at `data`. DataError where it cannot be estimated."""
-    return estimate_noise_of(open_source(data, observations=True, sigma_obs_max=math.inf), data)
 
 
 def estimate_noise_of(source: ImageArray, name: str) -> NoiseEstimate:
