@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,3 +160,17 @@ def test_a_loss_of_ones_own_is_an_option_and_trains(half, tmp_path, capsys):
         capsys, "distill", "--teacher", tmp_path / "t", *SHORT, "--loss", "dmb", "--out", tmp_path / "no"
     )
     assert code == 2 and "half" in error
+
+
+# What lists them
+
+
+def test_help_and_readme_list_every_operator(capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    code, out, _ = run_in_process(capsys, "corrupt", "--help")
+    text = "".join(out.split())  # long words are broken over lines
+    assert code == 0 and all(example in text for example, _ in corruptions.described().values())
+    for name, (_, about) in corruptions.described().items():
+        if corruptions.base._REGISTRY[name].__module__.startswith("rsd_fast."):
+            assert f"`{name}" in readme, f"README.md's table of corruptions lacks {name}"
+            assert about, f"{name} does not say what it is about"
