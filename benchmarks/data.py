@@ -102,19 +102,19 @@ def times(
 
     Without pauses a call is over when the device is done with it.
     """
-    found: list[float] = []
+    seconds: list[float] = []
     for step in range(steps):
         if pause is not None:
             time.sleep(pause)
-        elif sum(found) > options.seconds:
+        elif sum(seconds) > options.seconds:
             break
         begin = time.perf_counter()
         call(step)
         if pause is None:
             synchronize(options.device)
-        found.append(time.perf_counter() - begin)
+        seconds.append(time.perf_counter() - begin)
     synchronize(options.device)
-    return found
+    return seconds
 
 
 def synchronize(device: str) -> None:

@@ -25,8 +25,9 @@ from rsd_fast import config as configs
 from rsd_fast import files, presets
 from rsd_fast.build import build_denoiser
 from rsd_fast.data import write_npz
-from rsd_fast.evaluation import HowCompared, HowSampled, Stopwatch, evaluate_path
+from rsd_fast.evaluation import HowCompared, Stopwatch, evaluate_path
 from rsd_fast.runs import save_model
+from rsd_fast.sampler import Sampling
 
 METRICS = ["fid", "kid", "precision", "recall"]
 NUM_REFERENCE = 10_000
@@ -96,7 +97,7 @@ def main() -> None:
                 str(model),
                 reference=str(images),
                 num=options.num,
-                sampled=HowSampled(precision=options.precision),
+                sampled=Sampling(precision=options.precision),
                 compared=HowCompared(
                     features=options.features if whole else None,
                     features_weights=options.features_weights,

@@ -14,10 +14,9 @@ from typing import Any, TypeVar, get_args, get_origin
 import click
 
 from rsd_fast import config
-from rsd_fast.config import SPEC_HELP
 from rsd_fast.errors import nearest
 
-__all__ = ["SPEC_HELP"]
+from .listed_help import ListedHelpOption
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
@@ -165,6 +164,7 @@ def of_setting(setting: config.Option, command: str = "pretrain") -> Decorator:
     brackets = "; ".join(filter(None, [details.unit, default and f"default: {default}"]))
     return click.option(
         f"--{name}/--no-{name}" if setting.type is bool else f"--{name}",
+        cls=ListedHelpOption,
         type=param_type(setting),
         default=None,
         metavar=details.metavar,

@@ -10,9 +10,8 @@ from rsd_fast.errors import FieldError
 
 def about_option(error: FieldError, command: click.Command) -> click.UsageError:
     """The error of a setting as one of its option: `lr: ...` becomes `--lr: ...`. Of what is no option it stays."""
-    if error.field in {parameter.name for parameter in command.params}:
-        return click.UsageError(f"--{error.field.replace('_', '-')}: {error.problem}")
-    return click.UsageError(str(error))
+    options = {parameter.name: parameter.opts[0] for parameter in command.params}
+    return click.UsageError(f"{options.get(error.field, error.field)}: {error.problem}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from . import objectives, ops
 from .config import Distill
 from .corruptions import Corruption, Draw, Identity, View
+from .errors import FieldError
 from .methods.base import corruption_of
 from .methods.distill import WHOLE, generate
 from .networks import Denoiser, one_hot
@@ -47,19 +48,21 @@ class Generator(nn.Module):
         return self.corruption.view(Draw(mask=mask), self.image_shape)
 
     @torch.no_grad()
-    def sample(self, num: int, seed: int = 0, *, labels: Tensor | None = None, batch: int = 256) -> Tensor:
-        """`num` images, float32 [num, C, H, W] clipped to [-1, 1]; image i is a function of (seed, i) alone.
+    def sample(self, num: int, seed: int = 0, *, labels: Tensor | int | None = None, batch: int = 256) -> Tensor:
+        """`num` images, float32 [num, C, H, W] clipped to [-1, 1]; image i is a function of (seed, i) and its class.
 
-        labels: [num] class indices; a conditional generator draws them uniformly where they are not given.
-        batch: images a forward pass. Raises ValueError if num < 1 or labels do not fit.
+        labels: class indices, one for each image or one for all; a conditional generator draws them uniformly where
+        they are None. batch: images a forward pass. Raises FieldError if num < 1 or labels do not fit.
         """
         if num < 1:
-            raise ValueError(f"num: expected at least 1, got {num}")
+            raise FieldError("num", f"expected at least 1, got {num}")
         device = next(self.parameters()).device
+        classes = checked_labels(labels, self.label_dim, num)
         images = []
         for first in range(0, num, batch):
             index = torch.arange(first, min(first + batch, num), device=device)
-            z, one_hot_labels = latents(self.image_shape, self.label_dim, index, seed, labels)
+            own = None if classes is None else classes[first : first + batch].to(device)
+            z, one_hot_labels = latents(self.image_shape, self.label_dim, index, seed, own)
             images.append(self(z, one_hot_labels, self.view(index, seed)).clamp(-1, 1))
         return torch.cat(images)
 
@@ -69,19 +72,36 @@ def latents(
 ) -> tuple[Tensor, Tensor | None]:
     """(z [B, *shape] ~ N(0, I), one-hot labels [B, label_dim] or None) of the samples number `index` [B] of `seed`.
 
-    labels: class indices by sample number; where they are not given, uniform over the classes.
+    labels: class indices [B] of these samples, unchecked; None: those that `drawn_labels` says.
     """
     z = ops.randn((len(index), *shape), seed, index, 0, ops.Stream.LATENT)
+    classes = drawn_labels(label_dim, index, seed) if labels is None else labels
+    return z, None if classes is None else one_hot(classes, label_dim)
+
+
+def drawn_labels(label_dim: int, index: Tensor, seed: int) -> Tensor | None:
+    """Class indices [B] of the samples number `index` [B] of `seed`, uniform; None for an unconditional network."""
     if not label_dim:
-        if labels is not None:
-            raise ValueError("labels: the network is not conditional on labels")
-        return z, None
+        return None
+    return (ops.uniform((len(index),), seed, index, 0, ops.Stream.LABEL) * label_dim).long()
+
+
+def checked_labels(labels: Tensor | int | None, label_dim: int, num: int) -> Tensor | None:
+    """Class indices [num] int64 out of `labels`, which holds one for each of `num` samples or one for all.
+
+    None stays None: no class is asked for. Raises FieldError for labels that the network does not have.
+    """
     if labels is None:
-        classes = (ops.uniform((len(index),), seed, index, 0, ops.Stream.LABEL) * label_dim).long()
-    else:
-        if len(labels) <= int(index.max()):
-            raise ValueError(f"labels: expected one for each image, got {len(labels)}")
-        classes = labels.to(index.device)[index]
-        if int(classes.min()) < 0 or int(classes.max()) >= label_dim:
-            raise ValueError(f"labels: expected 0 to {label_dim - 1}, got {int(classes.min())} to {int(classes.max())}")
-    return z, one_hot(classes, label_dim)
+        return None
+    if not label_dim:
+        raise FieldError("labels", "the network is not conditional on labels")
+    classes = torch.as_tensor(labels)
+    if classes.is_floating_point() or classes.ndim > 1:
+        raise FieldError("labels", f"expected integers [{num}], got {classes.dtype} {list(classes.shape)}")
+    if classes.ndim == 1 and len(classes) < num:
+        raise FieldError("labels", f"expected one for each image, got {len(classes)}")
+    classes = classes.long()[:num] if classes.ndim else classes.long().expand(num)
+    least, greatest = int(classes.min()), int(classes.max())
+    if least < 0 or greatest >= label_dim:
+        raise FieldError("labels", f"expected 0 to {label_dim - 1}, got {least} to {greatest}")
+    return classes

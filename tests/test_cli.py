@@ -5,7 +5,6 @@ import json
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from safetensors.torch import load_file
 import rsd_fast
 from rsd_fast.cli.main import COMMANDS
 from rsd_fast.runs import Run
-from rsd_fast.sampler import Sampler
 from tests.command_line import ROOT, cli, run_in_process, two_processes
 
 NETWORK = ["--model-channels", "8", "--channel-mult", "1,2", "--num-blocks", "1", "--attn-resolutions", "4"]
@@ -235,46 +233,6 @@ def test_images_that_the_network_cannot_halve_are_named(tmp_path, capsys):
     assert code == 2 and error.count("\n") == 1 and "odd.npy: 9x9 images do not divide by 2" in error
 
 
-BAD_OPTIONS = {
-    ("--corruption", "fog"): "unknown corruption 'fog'; known: box_mask, compose, downsample, fourier, gaussian_blur,",
-    ("--corruption", "gaussian_blur:radius=3"): "unknown key 'radius'; known: size, std",
-    ("--corruption", "gaussian_blur:size=4"): "size expects an odd number",
-    ("--corruption", "gaussian_blur:size=31"): "size 31 is too large for 8x8 images",
-    ("--sigma-obs", "-1"): "--sigma-obs",
-    ("--sigma-obs", "nan"): "--sigma-obs",
-    ("--batch", "10", "--micro-batch", "3"): "--batch: 10 is not divisible by micro-batch 3",
-    ("--preset", "huge"): "unknown preset 'huge'; known: afhqv2-64, celeba64, cifar10, digits,",
-    ("--objective", "standard"): "use 'tweedie'",
-    ("--attn-resolutions", "5"): "--attn-resolutions: [5] are not among the levels' heights",
-    ("--lr", "0"): "--lr",
-    ("--clip", "nan"): "--clip",
-    ("--p-mean", "inf"): "--p-mean",
-    ("--precision", "tf32", "--device", "cpu"): "--precision: tf32",
-    ("--channel-mult", "1,x"): "--channel-mult",
-    ("--no-such-option",): "--no-such-option",
-    ("--resume", "--resume-or-start"): "exclude each other",
-}
-
-
-@pytest.mark.parametrize("options", BAD_OPTIONS, ids=" ".join)
-def test_bad_options_are_usage_errors(options, tmp_path, capsys):
-    code, out, error = run_in_process(
-        capsys,
-        "pretrain",
-        "--data",
-        "digits",
-        "--simulate",
-        "--sigma-obs",
-        "0.1",
-        "--out",
-        tmp_path / "run",
-        *options,
-    )
-    assert code == 2 and out == ""
-    assert error.count("\n") == 1 and BAD_OPTIONS[options] in error, error
-    assert not (tmp_path / "run").exists()
-
-
 def test_bad_teachers_runs_and_places_are_named(runs, observations, tmp_path, capsys):
     for arguments, culprit in [
         (["distill", "--teacher", tmp_path, "--out", tmp_path / "o"], "not a run"),
@@ -331,71 +289,6 @@ def test_a_distillation_with_its_own_seed_resumes_and_keeps_its_teacher(runs, tm
     other = runs / "teacher" / "checkpoints" / "000000"
     code, _, error = run_in_process(capsys, "distill", "--teacher", other, "--out", tmp_path / "gen", "--resume")
     assert code == 2 and error.startswith("Error: --teacher: ") and "keeps it" in error
-
-
-def test_few_samples_cost_few_evaluations(runs):
-    sampler = Sampler(runs / "gen")
-    sizes = []
-    draw, sampler.draw = sampler.draw, lambda index, seed: sizes.append(len(index)) or draw(index, seed)
-    assert sum(len(batch) for batch in sampler.batches(7, batch=4)) == 7
-    assert sizes == [4, 3]
-
-
-@pytest.mark.parametrize("out", ["folder", "file.npz"])
-def test_sampling_onto_a_full_disk_stops_soon_and_leaves_nothing(runs, tmp_path, capsys, monkeypatch, out):
-    import errno
-    from zipfile import ZipFile
-
-    drawn = []
-    draw = Sampler.draw
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / out))
-
-    def slowly(self, index, seed):
-        drawn.append(len(index))
-        time.sleep(0.01)
-        return draw(self, index, seed)
-
-    monkeypatch.setattr(Sampler, "draw", slowly)
-    if out == "folder":
-        monkeypatch.setattr(Image.Image, "save", full)
-    else:
-        opened = ZipFile.open
-        monkeypatch.setattr(ZipFile, "open", lambda *a, **k: no_space(opened(*a, **k), full))
-    arguments = ["sample", "--run", runs / "gen", "--out", tmp_path / out, "--num", 400, "--batch", 2]
-    code, _, error = run_in_process(capsys, *arguments)
-    assert code == 1 and error == f"Error: {tmp_path / out}: No space left on device\n"
-    assert len(drawn) < 20 and list(tmp_path.iterdir()) == []
-
-
-def no_space(member, full):
-    """An archive's member whose header still finds room."""
-    header = member.write
-
-    def write(data):
-        return full() if isinstance(data, memoryview) else header(data)
-
-    member.write = write
-    return member
-
-
-@pytest.mark.parametrize("out", ["folder", "file.npz"])
-def test_interrupted_sampling_leaves_nothing(runs, tmp_path, capsys, monkeypatch, out):
-    drawn = []
-    draw = Sampler.draw
-
-    def interrupted(self, index, seed):
-        drawn.append(index)
-        if len(drawn) == 3:
-            raise KeyboardInterrupt
-        return draw(self, index, seed)
-
-    monkeypatch.setattr(Sampler, "draw", interrupted)
-    arguments = ["sample", "--run", runs / "gen", "--out", tmp_path / out, "--num", 40, "--batch", 2]
-    code, _, error = run_in_process(capsys, *arguments)
-    assert code == 1 and error.strip() == "Error: interrupted"
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_cuda_graphs_are_refused_on_a_cpu(runs, tmp_path, capsys):

@@ -16,6 +16,7 @@ ALLOWED = {
     "files": set(),
     "cuda_graphs": set(),
     "processes": set(),
+    "progress": {"processes"},
     "pictures": {"data", "files"},
     "ops": {"kernels", "_C", "_checkout"},
     "schedules": set(),

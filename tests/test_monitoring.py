@@ -17,12 +17,13 @@ from rsd_fast.engine import Interrupted
 from rsd_fast.engine.log import SIGMA_EDGES, Statistics
 from rsd_fast.engine.publish import Publisher, numbers
 from rsd_fast.engine.selection import Selection
-from rsd_fast.evaluation import HowSampled, evaluate_path
+from rsd_fast.evaluation import evaluate_path
 from rsd_fast.evaluation.training import CheckpointEvaluator
 from rsd_fast.methods import DistillMethod
 from rsd_fast.methods.distill import Compared
 from rsd_fast.objectives import Noised
 from rsd_fast.runs import Run
+from rsd_fast.sampler import Sampling
 
 from . import generators, tiny
 from .command_line import cli, run_in_process, two_processes
@@ -57,7 +58,7 @@ def test_every_evaluation_is_what_the_command_gives_for_the_checkpoint(kind, req
     assert [r["checkpoint"] for r in records] == ["000000", "000000.016", "000000.032", "000000.048", "000000.064"]
     for record in records:
         path = str(shutil.copytree(run / "checkpoints" / record["checkpoint"], tmp_path / record["checkpoint"]))
-        how = HowSampled(truncate=kind == "teacher")  # where there is noise a teacher's samples are
+        how = Sampling(truncate=kind == "teacher")  # where there is noise a teacher's samples are
         (again,) = evaluate_path(["proximal-pixel-fd"], path, num=50, sampled=how)
         assert record["value"] == pytest.approx(again.value, rel=1e-5)  # another batch rounds otherwise
         assert record["floor"] == pytest.approx(again.floor, rel=1e-6)

@@ -180,6 +180,46 @@ def test_every_preset_names_its_architecture_and_has_its_settings():
                 kind(**of_preset(preset, command, section))
 
 
+BAD_OPTIONS = {
+    ("--corruption", "fog"): "unknown corruption 'fog'; known: box_mask, compose, downsample, fourier, gaussian_blur,",
+    ("--corruption", "gaussian_blur:radius=3"): "unknown key 'radius'; known: size, std",
+    ("--corruption", "gaussian_blur:size=4"): "size expects an odd number",
+    ("--corruption", "gaussian_blur:size=31"): "size 31 is too large for 8x8 images",
+    ("--sigma-obs", "-1"): "--sigma-obs",
+    ("--sigma-obs", "nan"): "--sigma-obs",
+    ("--batch", "10", "--micro-batch", "3"): "--batch: 10 is not divisible by micro-batch 3",
+    ("--preset", "huge"): "unknown preset 'huge'; known: afhqv2-64, celeba64, cifar10, digits,",
+    ("--objective", "standard"): "use 'tweedie'",
+    ("--attn-resolutions", "5"): "--attn-resolutions: [5] are not among the levels' heights",
+    ("--lr", "0"): "--lr",
+    ("--clip", "nan"): "--clip",
+    ("--p-mean", "inf"): "--p-mean",
+    ("--precision", "tf32", "--device", "cpu"): "--precision: tf32",
+    ("--channel-mult", "1,x"): "--channel-mult",
+    ("--no-such-option",): "--no-such-option",
+    ("--resume", "--resume-or-start"): "exclude each other",
+}
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS, ids=" ".join)
+def test_bad_options_are_usage_errors(options, tmp_path, capsys):
+    code, out, error = run_in_process(
+        capsys,
+        "pretrain",
+        "--data",
+        "digits",
+        "--simulate",
+        "--sigma-obs",
+        "0.1",
+        "--out",
+        tmp_path / "run",
+        *options,
+    )
+    assert code == 2 and out == ""
+    assert error.count("\n") == 1 and BAD_OPTIONS[options] in error, error
+    assert not (tmp_path / "run").exists()
+
+
 def dry_run(capsys, command, *arguments):
     code, printed, error = run_in_process(capsys, command, *arguments, "--out", "no-such-run", "--dry-run")
     assert code == 0, error

@@ -7,8 +7,9 @@ from typing import Any
 
 from rsd_fast import processes
 from rsd_fast.errors import FieldError, nearest
-from rsd_fast.evaluation import Evaluation, HowCompared, HowObserved, HowSampled, evaluate_path
+from rsd_fast.evaluation import Evaluation, HowCompared, HowObserved, evaluate_path
 from rsd_fast.evaluation.samples import is_run, named
+from rsd_fast.sampler import Sampling
 from rsd_fast.settings.device import resolve_device, resolve_precision
 
 
@@ -51,7 +52,7 @@ def evaluate(
             reference=reference,
             num=num,
             observed=HowObserved(**how["observed"]),
-            sampled=HowSampled(**how["sampled"]),
+            sampled=Sampling(**how["sampled"]),
             compared=HowCompared(**how["compared"], seed=seed, device=device),
         )
         processes.barrier()
@@ -60,7 +61,7 @@ def evaluate(
 
 def _grouped(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The options by what they say: of observations, samples or the comparison. FieldError for one that is unknown."""
-    kinds = {"observed": HowObserved, "sampled": HowSampled, "compared": HowCompared}
+    kinds = {"observed": HowObserved, "sampled": Sampling, "compared": HowCompared}
     groups = {field.name: group for group, kind in kinds.items() for field in fields(kind)}
     grouped: dict[str, dict[str, Any]] = {group: {} for group in kinds}
     for name, value in options.items():

@@ -9,8 +9,8 @@ from .encoding import FORMAT, from_json, to_json
 from .files import settings_from_file, settings_of
 from .network import ARCHITECTURES, PRECONDITIONINGS, Architecture, Network, UNet, choose_network
 from .objective import OBJECTIVES, SIGMA_DISTRIBUTIONS, Objective, Rule
-from .observations import AUGMENTATIONS, SPEC_HELP, Observations
-from .options import checked, default_text, help_text, options
+from .observations import AUGMENTATIONS, Observations
+from .options import check_settings, default_text, help_text, options
 from .run import Distill, Pretrain, RunConfig
 from .setting import Option, Setting, Settings, options_of, setting
 from .training import Monitoring, Training
@@ -22,7 +22,6 @@ __all__ = [
     "OBJECTIVES",
     "PRECONDITIONINGS",
     "SIGMA_DISTRIBUTIONS",
-    "SPEC_HELP",
     "Architecture",
     "Distill",
     "Distillation",
@@ -38,7 +37,7 @@ __all__ = [
     "Settings",
     "Training",
     "UNet",
-    "checked",
+    "check_settings",
     "choose_network",
     "default_text",
     "from_json",

@@ -11,7 +11,7 @@ from rsd_fast.errors import FieldError
 
 from .encoding import decoded_fields, from_values, parse
 from .observations import Observations
-from .options import checked, of_preset
+from .options import check_settings, of_preset
 from .run import KINDS, RunConfig
 from .setting import Settings, as_text, is_settings, setting_of, types_of
 
@@ -41,7 +41,7 @@ def settings_of(values: Mapping[str, Any], command: str) -> dict[str, Any]:
     if kind != command:
         raise FieldError("kind", f"is of a run of rsd-fast {kind}, of which {command} takes no settings")
     whole = {"kind", *_sections(command)} <= values.keys()
-    return checked(command, _of_run(from_values(values)) if whole else _of_part(values, command))
+    return check_settings(command, _of_run(from_values(values)) if whole else _of_part(values, command))
 
 
 def _sections(command: str) -> set[str]:

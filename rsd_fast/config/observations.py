@@ -12,23 +12,17 @@ from .setting import Setting, Settings, setting
 MOST_CLASSES, MOST_PIXELS = 2**20, 2**14  # far beyond any use
 MOVES = ("hflip", "vflip", "transpose")  # of the image plane; the last swaps height and width
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {"none": (), "hflip": MOVES[:1], "flips": MOVES[:2], "all": MOVES}
-SPEC_HELP = (
-    "A: identity, gaussian_blur:size=9,std=2, motion_blur:size=9,angle=30, random_mask:missing=0.6, box_mask:size=8, "
-    "downsample:factor=2, fourier:acceleration=4,acs_lines=20, compose:SPEC+SPEC, or module.name of your own."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observations(Settings):
     """What the observations are, and how they came about: y = A(x) + sigma_obs eps."""
 
-    data: str = setting(
-        type=str | Path, metavar="SRC", help="Folder, .zip, .npy, .npz, idx file, .h5, or a bundled set (digits)."
-    )
+    data: str = setting(type=str | Path, metavar="SRC", help="Source of images: {sources}.")
     # The source holds clean images, each corrupted once as a function of (seed, index).
     simulate: bool = setting(help="SRC holds clean images: corrupt each once.", default_text="no")
     corruption: str = setting(
-        metavar="SPEC", help=f"How the observations came about. {SPEC_HELP}", default_text="identity"
+        metavar="SPEC", help="How the observations came about, A: {operators}.", default_text="identity"
     )
     # The noise of an image, or the greatest where the images differ: between sigma_obs_min and this.
     sigma_obs: float = setting(

@@ -19,7 +19,7 @@ def options(command: str) -> dict[str, Option]:
     return by_name
 
 
-def checked(command: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def check_settings(command: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values by option, in the options' types, without those that are None, which count as not given.
 
     FieldError for an unknown option, with the nearest known one, and for a value that it cannot have.

@@ -26,7 +26,8 @@ T = TypeVar("T")
 class Setting:
     """What a value may be, and how a user is told of it. The ranges and choices of a tuple are those of its items."""
 
-    help: str = ""  # in a sentence; "" where the field is no option
+    # In a sentence; "" where the field is no option. The command line puts lists in place of {sources}, {operators}.
+    help: str = ""
     at_least: float | None = None
     more_than: float | None = None
     at_most: float | None = None

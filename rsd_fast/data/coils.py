@@ -14,7 +14,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,11 +23,11 @@ from tqdm import tqdm
 from rsd_fast.files import atomic_file
 
 from . import storage
-from .errors import DataError, first_line
+from .errors import DataError, first_line, missing_package, optional_package
 
 _ACS_LINES_MIN = 8  # a kernel of sigpy's 6 by 6 has 9 places among them
 _METHOD = 1  # raised whenever the maps of the same k-space change, so that kept ones are not taken for them
-_NO_SIGPY = 'estimating coil maps needs sigpy: pip install "rsd-fast[mri]"'
+_PURPOSE = "estimating coil maps"
 
 
 def estimate_maps(kspace: np.ndarray, acs_lines: int, *, progress: bool = True) -> np.ndarray:
@@ -123,12 +122,7 @@ def _every_slice(
 
 def _espirit(calibration: np.ndarray, height: int, width: int) -> np.ndarray:
     """Maps [coils, height, width] complex64 from a calibration region [coils, n, n]."""
-    try:
-        app = import_module("sigpy.mri.app")  # takes two seconds
-    except ModuleNotFoundError as error:
-        raise DataError(_NO_SIGPY) from error
-    except ImportError as error:
-        raise DataError(f"sigpy cannot be imported ({first_line(error)})") from error
+    app = optional_package("sigpy.mri.app", extra="mri", purpose=_PURPOSE)  # takes two seconds
     coils, lines, _ = calibration.shape
     mixing = _principal_first(calibration)  # [virtual coil, coil]
     top, left = height // 2 - lines // 2, width // 2 - lines // 2  # where sigpy takes it from; maps know no shift of it
@@ -153,7 +147,7 @@ def _key(calibration: np.ndarray, height: int, width: int) -> str:
     try:
         sigpy = version("sigpy")
     except PackageNotFoundError as error:
-        raise DataError(_NO_SIGPY) from error
+        raise missing_package("sigpy", extra="mri", purpose=_PURPOSE) from error
     settings = f"method {_METHOD}, sigpy {sigpy}, {calibration.shape} of {height}x{width}"
     return hashlib.sha256(settings.encode() + calibration.tobytes()).hexdigest()[:32]
 

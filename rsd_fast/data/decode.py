@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from . import storage
-from .array import to_zero_one, together
 from .errors import DataError, first_line
+from .rules import to_zero_one, together
+from .stack import ImageStack
 
 # Stubs that decode nothing, and vector formats that call an outside program or the operating system.
 _REFUSED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -52,8 +53,7 @@ def image_names(names: Sequence[str], where: str) -> tuple[list[str], list[str]]
 
     Hidden files and folders, and those a Mac adds to archives, are left out.
     """
-    found = []
-    masks = set()
+    images, masks = [], set()
     for name in sorted(set(names)):
         parts = PurePosixPath(name).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
@@ -61,19 +61,19 @@ def image_names(names: Sequence[str], where: str) -> tuple[list[str], list[str]]
         if name.lower().endswith(MASK_SUFFIX):
             masks.add(name)
         elif os.path.splitext(name)[1].lower() in _extensions():
-            found.append(name)
-    if not found:
+            images.append(name)
+    if not images:
         raise DataError(f"{where}: holds no image (.png, .jpg, .webp, .tif, .bmp, ...)")
     if not masks:
-        return found, []
-    of_image = [os.path.splitext(name)[0] + MASK_SUFFIX for name in found]
-    for name, mask in zip(found, of_image, strict=True):
+        return images, []
+    mask_of_each = [os.path.splitext(name)[0] + MASK_SUFFIX for name in images]
+    for name, mask in zip(images, mask_of_each, strict=True):
         if mask not in masks:
             raise DataError(f"{where}/{name}: has no mask {mask}, as others have")
-    orphan = sorted(masks - set(of_image))
+    orphan = sorted(masks - set(mask_of_each))
     if orphan:
         raise DataError(f"{where}/{orphan[0]}: a mask without an image")
-    return found, of_image
+    return images, mask_of_each
 
 
 def read_images(
@@ -89,7 +89,7 @@ def read_images(
     def decode(name: str) -> tuple[np.ndarray, np.ndarray | None]:
         try:
             with Image.open(load(name), formats=_formats()) as image:
-                return _pixels(image)
+                return pixels_of(image)
         except DataError as error:
             raise DataError(f"{where}/{name}: {error}") from error
         except Image.UnidentifiedImageError as error:
@@ -98,46 +98,42 @@ def read_images(
             raise DataError(f"{where}/{name}: cannot be decoded ({first_line(error)})") from error
 
     first, _ = decode(names[0])
-    height, width, channels = first.shape
-    dtype = np.uint8 if first.dtype == np.uint8 else np.float32
-    images = storage.allocate((len(names), channels, height, width), dtype, where)
-    missing = storage.allocate((len(names), 1, height, width), np.uint8, where)
-    hidden = False
+    stack = ImageStack(len(names), first, f"{where}/{names[0]}", where)
 
     def fill(start: int) -> None:
         for index in range(start, min(start + _CHUNK, len(names))):
-            nonlocal hidden
-            pixels, alpha = decode(names[index])
-            if pixels.shape != first.shape or pixels.dtype != first.dtype:
-                difference = _difference(pixels, first, f"{where}/{names[0]}")
-                raise DataError(f"{where}/{names[index]}: {difference}")
-            images[index] = pixels.transpose(2, 0, 1)
-            if alpha is not None:
-                missing[index, 0], hidden = 1 - alpha, True
-            if dtype == np.float32:
-                images[index] = images[index] / 32767.5 - 1
+            stack.put(index, *decode(names[index]), f"{where}/{names[index]}")
 
     with ThreadPoolExecutor(worker_count(first.nbytes)) as pool:
         for _ in pool.map(fill, range(0, len(names), _CHUNK)):
             pass  # in order, so that of several bad files the first is reported
+    transparency = stack.mask()
     if not masks:
-        return images, np.subtract(1, missing, out=missing) if hidden else None
-    if hidden:
+        return stack.images, transparency
+    if transparency is not None:
         raise DataError(f"{where}/{masks[0]}: a mask of images that have transparent pixels, too; one kind is wanted")
-    read, _ = read_images(masks, [], load, where)
-    for name, image in zip(masks, read, strict=True):
-        if image.shape[0] not in (1, channels) or image.shape[1:] != (height, width):
-            found = f"{image.shape[2]}x{image.shape[1]}, {image.shape[0]} channels"
-            raise DataError(f"{where}/{name}: a mask of {found}, for images of {width}x{height}, {channels} channels")
-    mask = storage.allocate(read.shape, np.uint8, where)
-    for index, name in enumerate(masks):
-        mask[index] = to_zero_one(read[index], f"{where}/{name}")
-    return images, together(mask)
+    mask_images, _ = read_images(masks, [], load, where)
+    return stack.images, _to_mask(mask_images, stack.images.shape[1:], [f"{where}/{name}" for name in masks], where)
 
 
-def _pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """[H, W, 1 or 3] uint8, or uint16 [H, W, 1]; and [H, W] uint8, 1 where opaque, None where all is. Its errors lack
-    the file's name."""
+def _to_mask(images: np.ndarray, shape: tuple[int, ...], names: Sequence[str], where: str) -> np.ndarray:
+    """Images of masks, one for each image of `shape` (C, H, W), as uint8 [N, 1 or C, H, W] of 0 and 1."""
+    channels, height, width = shape
+    mask_channels, mask_height, mask_width = images.shape[1:]
+    if mask_channels not in (1, channels) or (mask_height, mask_width) != (height, width):
+        size = f"{mask_width}x{mask_height}, {mask_channels} channels"
+        raise DataError(f"{names[0]}: a mask of {size}, for images of {width}x{height}, {channels} channels")
+    mask = storage.allocate(images.shape, np.uint8, where)
+    for index, name in enumerate(names):
+        mask[index] = to_zero_one(images[index], name)
+    return together(mask)
+
+
+def pixels_of(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """[H, W, 1 or 3] uint8, or uint16 [H, W, 1]; and [H, W] uint8, 1 where opaque, None where all is.
+
+    The errors lack the image's name.
+    """
     # Cameras put a preview beside the picture (MPO); other files with several frames are no single image.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise DataError("holds several frames; one image a file is wanted")
@@ -156,25 +152,6 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
             raise DataError("has half-transparent pixels; a mask is either there, 255, or not, 0")
         if alpha.min() == 0:
             opaque = (alpha == 255).astype(np.uint8)
-    wanted = "L" if grey else "RGB"
-    pixels = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    mode = "L" if grey else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels.reshape(*pixels.shape[:2], -1), opaque
-
-
-def _difference(pixels: np.ndarray, first: np.ndarray, first_name: str) -> str:
-    def size(array: np.ndarray) -> str:
-        return f"{array.shape[1]}x{array.shape[0]}"
-
-    def kind(array: np.ndarray) -> str:
-        colour = "grey" if array.shape[2] == 1 else "colour"
-        return colour if array.dtype == np.uint8 else f"{colour} of 16 bits"
-
-    if pixels.shape[:2] != first.shape[:2]:
-        return (
-            f"{size(pixels)}, but the first image ({first_name}) is {size(first)}; "
-            "all images of a data set must have one size: crop or resize them"
-        )
-    return (
-        f"{kind(pixels)}, but the first image ({first_name}) is {kind(first)}; "
-        "all images of a data set must be of one kind: convert them"
-    )

@@ -10,13 +10,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAP_BYTES = 1 << 30
 _BLOCK_BYTES = 1 << 26
@@ -24,6 +25,7 @@ _CHUNK_BYTES = 1 << 24
 
 
 def is_mapped(array: np.ndarray) -> bool:
+    """Does the array lie in a file rather than in memory?"""
     return isinstance(array, np.memmap)
 
 
@@ -64,8 +66,8 @@ def read_array(
         _copy(stream, held.extend, size, where)
         return np.frombuffer(held, dtype).reshape(shape, order=order)
     if stored is not None:
-        path, offset, found = stored
-        _check_size(size, min(found, path.stat().st_size - offset), where)
+        path, offset, promised = stored
+        _check_size(size, min(promised, path.stat().st_size - offset), where)
         return np.memmap(path, dtype, "r", offset, shape, order)
     with tempfile.TemporaryFile() as file:
 
@@ -91,7 +93,7 @@ def settle(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def blocks(array: np.ndarray) -> Iterator[slice]:
-    """Of the first axis, one after the other: so much of a mapped array as may be in memory at once."""
+    """Parts of the first axis, one after the other, each as much of a mapped array as may be in memory at once."""
     step = max(1, _BLOCK_BYTES // max(1, array.nbytes // max(1, len(array))))
     for start in range(0, len(array), step):
         yield slice(start, min(start + step, len(array)))
@@ -104,15 +106,17 @@ def row_numbers(indices: np.ndarray, count: int) -> np.ndarray:
     return indices % count
 
 
-def empty_rows(array: np.ndarray, count: int, *, pinned: bool = False) -> Tensor:
+def empty_rows(array: np.ndarray, count: int, *, pinned: bool = False) -> "Tensor":
     """Room on the host for so many rows of `array` in the order in which it is stored; pinned: for copies to a GPU."""
+    import torch  # here, so that what only lists the readers does not wait for it
+
     stored = _as_stored(array)
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     rows = torch.empty((count, *stored.shape[1:]), dtype=dtype, pin_memory=pinned)
     return rows if stored is array else rows.movedim(-1, 1)
 
 
-def take(array: np.ndarray, indices: np.ndarray, out: Tensor) -> None:
+def take(array: np.ndarray, indices: np.ndarray, out: "Tensor") -> None:
     """out[i] = array[indices[i]], of indices 0 to N - 1; `out` from `empty_rows`."""
     stored, target = _as_stored(array), out.numpy()
     if not stored.flags.c_contiguous:
@@ -154,16 +158,16 @@ def _read_ahead(rows: np.ndarray, indices: np.ndarray) -> None:
 
 
 def _copy(stream: IO[bytes], write: Callable[[bytes], Any], size: int, where: str) -> None:
-    found = 0
-    while chunk := stream.read(min(_CHUNK_BYTES, size + 1 - found)):
+    copied = 0
+    while chunk := stream.read(min(_CHUNK_BYTES, size + 1 - copied)):
         write(chunk)
-        found += len(chunk)
-    _check_size(size, found, where)
+        copied += len(chunk)
+    _check_size(size, copied, where)
 
 
-def _check_size(size: int, found: int, where: str) -> None:
-    if found != size:
-        what = "more follow" if found > size else f"only {max(found, 0)} are there"
+def _check_size(size: int, available: int, where: str) -> None:
+    if available != size:
+        what = "more follow" if available > size else f"only {max(available, 0)} are there"
         raise DataError(f"{where}: the header promises {size} bytes of data, {what}")
 
 

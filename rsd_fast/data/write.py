@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rsd_fast.errors import FieldError
 from rsd_fast.files import TEMPORARY_PREFIX, atomic_file
 
 from .decode import MASK_SUFFIX, worker_count
@@ -23,6 +24,18 @@ from .labels import JSON_NAME
 
 Batch = Tensor | np.ndarray
 _NAME_DIGITS = 6
+
+
+def check_destination(out: str | os.PathLike[str], suffixes: tuple[str, ...]) -> None:
+    """Can a set of images be written to `out`, a file of one of these suffixes or a folder?
+
+    Raises FieldError for a name that is neither, and DataError where `out` exists, unless it is an empty folder.
+    """
+    path = Path(out)
+    if path.suffix and path.suffix not in suffixes and not path.is_dir():
+        raise FieldError("out", f"expected {', '.join('FILE' + suffix for suffix in suffixes)} or a folder, got {out}")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise DataError(f"{out}: exists already")
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -130,8 +143,8 @@ def write_png_folder(
                 names = [_png_name(index) for index in range(written, written + len(batch))]
                 list(pool.map(save, names, batch))
                 if masks is not None:
-                    hidden = [name.removesuffix(".png") + MASK_SUFFIX for name in names]
-                    list(pool.map(save, hidden, masks[written : written + len(batch)] * np.uint8(255)))
+                    mask_names = [name.removesuffix(".png") + MASK_SUFFIX for name in names]
+                    list(pool.map(save, mask_names, masks[written : written + len(batch)] * np.uint8(255)))
                 written += len(batch)
 
             _write_behind(batches, append)

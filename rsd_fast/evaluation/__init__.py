@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .pairs import evaluate_pairs
     from .results import Evaluation
     from .runs import HowCompared, evaluate_path
-    from .samples import HowSampled
 
 __all__ = [
     "METRICS",
@@ -24,7 +23,6 @@ __all__ = [
     "Evaluator",
     "HowCompared",
     "HowObserved",
-    "HowSampled",
     "ImageSet",
     "Moments",
     "Statistics",
@@ -44,7 +42,6 @@ _MODULES = {
     "pairs": ("evaluate_pairs",),
     "results": ("Evaluation",),
     "runs": ("HowCompared", "evaluate_path"),
-    "samples": ("HowSampled",),
 }
 
 

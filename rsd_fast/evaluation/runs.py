@@ -9,7 +9,7 @@ from rsd_fast import processes
 from rsd_fast.config import RunConfig
 from rsd_fast.errors import FieldError
 from rsd_fast.runs import Run
-from rsd_fast.sampler import Sampler
+from rsd_fast.sampler import Sampler, Sampling
 
 from .evaluator import Evaluator, FeatureNetwork
 from .images import ImageSet, Stopwatch
@@ -20,7 +20,6 @@ from .references import References, open_references
 from .results import Evaluation
 from .samples import (
     SAMPLED,
-    HowSampled,
     given_operator,
     is_run,
     named,
@@ -59,7 +58,7 @@ def evaluate_path(
     reference: Any = None,
     num: int | None = None,
     observed: HowObserved = OBSERVED,
-    sampled: HowSampled = SAMPLED,
+    sampled: Sampling = SAMPLED,
     compared: HowCompared = COMPARED,
 ) -> list[Evaluation]:
     """The named metrics of `path`; a run's checkpoint's are also appended to its metrics.jsonl.
@@ -123,7 +122,7 @@ def are_pairs(metrics: list[str]) -> bool:
     return isinstance(find(metrics[0], Metric), PairMetric)
 
 
-def open_sampler(path: Any, observed: HowObserved, sampled: HowSampled, device: str) -> Sampler | None:
+def open_sampler(path: Any, observed: HowObserved, sampled: Sampling, device: str) -> Sampler | None:
     """What draws the samples of a run; None for images. FieldError for options that do not apply."""
     if not is_run(path):
         refuse_sampling(path, sampled)

@@ -1,7 +1,7 @@
 """The images that are evaluated: what a run makes, or those of a source."""
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,13 @@ from rsd_fast.data import open_source
 from rsd_fast.errors import FieldError
 from rsd_fast.hub import means_id
 from rsd_fast.runs import POINTERS
-from rsd_fast.sampler import Sampler
+from rsd_fast.sampler import Sampler, Sampling
 
 from . import cache
 from .images import ImageSet
 from .results import Evaluation
 
-
-@dataclass(frozen=True, kw_only=True)
-class HowSampled:
-    """How a run's samples are drawn."""
-
-    steps: int = 18
-    truncate: bool = False
-    precision: str = "fp32"
-    compile: bool = False
-    cuda_graphs: bool = False
-
-
-SAMPLED = HowSampled()  # the default
+SAMPLED = Sampling()  # the default
 
 
 def is_run(source: Any) -> bool:
@@ -65,14 +53,14 @@ def open_images(source: Any, num: int | None, fewer: int | None = None) -> Image
     return replace(images, count=min(num or fewer or images.count, images.count))
 
 
-def refuse_sampling(source: Any, how: HowSampled) -> None:
+def refuse_sampling(source: Any, how: Sampling) -> None:
     """FieldError for options of drawing samples, where there are images already."""
     for name in ("steps", "truncate", "compile", "cuda_graphs"):
         if getattr(how, name) != getattr(SAMPLED, name):
             raise FieldError(name, f"{named(source)} is no run, but a set of images")
 
 
-def samples_of(sampler: Sampler, num: int, seed: int, batch: int, how: HowSampled) -> ImageSet:
+def samples_of(sampler: Sampler, num: int, seed: int, batch: int, how: Sampling) -> ImageSet:
     """What a model makes."""
     return ImageSet(
         name=str(sampler.file),
@@ -92,7 +80,7 @@ def samples_of(sampler: Sampler, num: int, seed: int, batch: int, how: HowSample
     )
 
 
-def of_model(results: list[Evaluation], sampler: Sampler, seed: int, how: HowSampled) -> list[Evaluation]:
+def of_model(results: list[Evaluation], sampler: Sampler, seed: int, how: Sampling) -> list[Evaluation]:
     """With what is to be said of the model, and of how it was sampled."""
     sampling: dict[str, Any] = {"precision": how.precision}
     if not sampler.one_step:

@@ -9,13 +9,13 @@ from rsd_fast.config import Monitoring, Pretrain, RunConfig
 from rsd_fast.corruptions import Corruption
 from rsd_fast.data import ObservedDataset
 from rsd_fast.errors import FieldError
-from rsd_fast.sampler import Sampler
+from rsd_fast.sampler import Sampler, Sampling
 
 from .evaluator import Evaluator
 from .metrics import METRICS, PROXIMAL, SetMetric, find
 from .observed import observe_as, pictures_of
 from .runs import HowCompared, features_of
-from .samples import HowSampled, of_model, samples_of
+from .samples import of_model, samples_of
 
 BATCH = 256
 
@@ -34,7 +34,7 @@ class CheckpointEvaluator:
         share = processes.share(t.batch, None)
         self.batch = min(t.micro_batch if isinstance(t.micro_batch, int) else share, BATCH)
         truncate = isinstance(config, Pretrain) and config.observations.sigma_least > 0
-        self.how = HowSampled(truncate=truncate, precision=t.precision)
+        self.how = Sampling(truncate=truncate, precision=t.precision)
         metrics = list(m.eval_metrics)
         compared = HowCompared(features=m.eval_features, features_weights=m.eval_features_weights, device=t.device)
         self.evaluator = Evaluator(

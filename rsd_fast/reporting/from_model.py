@@ -48,7 +48,7 @@ def affordable(sampler: Sampler) -> int:
     """Samples to draw: fewer of a teacher and of a large network, but for a GPU."""
     if sampler.device.type == "cuda":
         return SAMPLES
-    evaluations = 1 if sampler.one_step else 2 * sampler.steps - 1
+    evaluations = 1 if sampler.one_step else 2 * sampler.how.steps - 1
     each = parameters_of(sampler) * math.prod(sampler.shape[1:]) * evaluations
     return min(SAMPLES, max(SHOWN, int(COST / each)))
 

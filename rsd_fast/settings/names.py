@@ -32,7 +32,7 @@ def complete(stage: str, settings: Mapping[str, Any]) -> Settings:
         if name not in known:
             raise FieldError(name, f"unknown setting of {stage}{nearest(name, known)}")
     apart = {name: named.pop(name) for name in (*OF_RUNS, *OBJECTS[stage]) if name in named}
-    return {**dict.fromkeys(known), **apart, **config.checked(stage, named)}
+    return {**dict.fromkeys(known), **apart, **config.check_settings(stage, named)}
 
 
 def in_config(source: Any, stage: str) -> Mapping[str, Any]:

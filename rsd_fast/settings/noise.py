@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsd_fast.data import DataError, ImageArray, open_source
-from rsd_fast.data.array import to_pixels
+from rsd_fast.data.rules import to_pixels
 from rsd_fast.errors import FieldError
 from rsd_fast.noise_estimation import NoiseEstimate, estimate_sigma
 

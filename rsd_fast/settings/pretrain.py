@@ -70,7 +70,8 @@ def resolve_network(
     settings: Settings, preset: presets.Preset, observations: Observations, augment_probability: float
 ) -> Network:
     """The preset's network under the settings that were given."""
-    network = choose_network(preset.network, settings, observations.observation_shape[1])
+    with about("data"):  # whose images may not fit
+        network = choose_network(preset.network, settings, observations.observation_shape[1])
     return network.augmented(augmentation.LABELS if augment_probability else 0)
 
 

@@ -13,22 +13,23 @@ from typing import IO, cast
 
 import numpy as np
 
-from . import storage
-from .array import Read, to_channels_first
-from .errors import DataError, first_line
-from .labels import to_labels
+from .. import storage
+from ..errors import DataError, first_line
+from ..labels import to_labels
+from ..reader import READERS, Reader
+from ..rules import Contents, to_channels_first
 
 _UNSIGNED_BYTE = 8
-IDX_NAME = re.compile(r"[-._]idx\d-ubyte(\.gz)?$")
+_SUFFIXES = tuple(f"{dot}idx{ndim}-ubyte{packed}" for dot in "-._" for ndim in range(10) for packed in ("", ".gz"))
 
 
-def read_idx(path: Path) -> Read:
+def read_idx(path: Path) -> Contents:
     """Images [N, C, H, W] uint8, and labels [N] from the file that has `labels` for `images` in its name."""
     images = to_channels_first(_read(path), str(path))
     labels_path = _labels_beside(path)
     if labels_path is None:
-        return Read(images)
-    return Read(images, to_labels(_read(labels_path), len(images), str(labels_path)))
+        return Contents(images)
+    return Contents(images, to_labels(_read(labels_path), len(images), str(labels_path)))
 
 
 def _labels_beside(path: Path) -> Path | None:
@@ -58,3 +59,14 @@ def _read(path: Path) -> np.ndarray:
             return storage.read_array(stream, shape, np.uint8, str(path), stored=stored)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: damaged ({first_line(error)})") from error
+
+
+READERS.add(
+    "idx",
+    Reader(
+        about="an MNIST-style file (*-idx3-ubyte or *-idx3-ubyte.gz)",
+        brief="idx file",
+        read=read_idx,
+        suffixes=_SUFFIXES,
+    ),
+)

@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
-from .array import Read
-from .decode import image_names, read_images
-from .labels import JSON_NAME, labels_from_json
+from ..decode import image_names, read_images
+from ..labels import JSON_NAME, labels_from_json
+from ..reader import READERS, Reader
+from ..rules import Contents
 
 
-def read_folder(folder: Path) -> Read:
+def read_folder(folder: Path) -> Contents:
     """Images [N, C, H, W] in the order of their relative paths, their masks, and labels if there is a `dataset.json`.
 
     Names of subfolders are not taken for classes.
@@ -26,4 +27,10 @@ def read_folder(folder: Path) -> Read:
     images, mask = read_images(names, masks, lambda name: os.path.join(folder, name), str(folder))
     index = folder / JSON_NAME
     labels = labels_from_json(index.read_bytes(), names, str(index)) if index.is_file() else None
-    return Read(images, labels, mask)
+    return Contents(images, labels, mask)
+
+
+READERS.add(
+    "folder",
+    Reader(about="a folder of images", brief="folder", read=read_folder, claims=Path.is_dir, fallback=True),
+)

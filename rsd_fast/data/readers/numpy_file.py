@@ -8,10 +8,11 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 
-from . import storage
-from .array import Read, to_channels_first, to_mask
-from .errors import DataError, first_line
-from .labels import to_labels
+from .. import storage
+from ..errors import DataError, first_line
+from ..labels import to_labels
+from ..reader import READERS, Reader
+from ..rules import Contents, to_channels_first, to_mask
 
 _IMAGE_KEYS = ("images", "x", "arr_0")  # in order of preference
 _OTHER_KEYS = ("labels", "mask", "sigma_obs")
@@ -21,7 +22,7 @@ _HEADER_READERS = {
 }
 
 
-def read_npy(path: Path) -> Read:
+def read_npy(path: Path) -> Contents:
     """Images [N, C, H, W] of any dtype; a large file is mapped."""
     try:
         # Mapping fails at once, without allocating, where the header claims more than the file holds.
@@ -30,10 +31,10 @@ def read_npy(path: Path) -> Read:
             array = np.array(array)
     except (ValueError, EOFError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be read as a plain .npy array ({first_line(error)})") from error
-    return Read(to_channels_first(array, str(path)))
+    return Contents(to_channels_first(array, str(path)))
 
 
-def read_npz(path: Path) -> Read:
+def read_npz(path: Path) -> Contents:
     """Images [N, C, H, W] of any dtype, from `images`, else `x`, else `arr_0`, else the only array there is besides
     `labels`, `mask` and `sigma_obs`; and those, where they are there.
 
@@ -47,9 +48,9 @@ def read_npz(path: Path) -> Read:
         keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         key = _image_key(keys, path)
         images = to_channels_first(_read_member(archive, key, path), f"{path}[{key}]")
-        found = {name: _read_member(archive, name, path) for name in _OTHER_KEYS if name in keys}
-    labels, mask, sigma = (found.get(name) for name in _OTHER_KEYS)
-    return Read(
+        others = {name: _read_member(archive, name, path) for name in _OTHER_KEYS if name in keys}
+    labels, mask, sigma = (others.get(name) for name in _OTHER_KEYS)
+    return Contents(
         images,
         None if labels is None else to_labels(labels, len(images), f"{path}[labels]"),
         None if mask is None else to_mask(mask, images, f"{path}[mask]"),
@@ -105,3 +106,7 @@ def _stored(archive: ZipFile, name: str, path: Path, start: int) -> tuple[Path, 
         file.seek(member.header_offset + 26)
         offset = member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + start
     return path, offset, member.file_size - start
+
+
+READERS.add("npz", Reader(about="an .npz archive", brief=".npz", read=read_npz, suffixes=(".npz",)))
+READERS.add("npy", Reader(about="an .npy array", brief=".npy", read=read_npy, suffixes=(".npy",)))

@@ -1,4 +1,4 @@
-"""k-space in fastMRI's HDF5 files, read and written.
+"""k-space in fastMRI's HDF5 files (`data.write_kspace` writes them).
 
 A file is a volume: `kspace`, complex, [slices, coils, H, W], or [slices, H, W] of a single coil; optionally `mask`,
 `sensitivity_maps`, `reconstruction_rss` or `reconstruction_esc`. k-space is the centred orthonormal Fourier transform
@@ -6,23 +6,21 @@ of the image, its DC sample at (H // 2, W // 2); whole columns, along W, are sam
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from rsd_fast.files import atomic_file
+from .. import storage
+from ..errors import DataError, first_line, optional_package
+from ..reader import READERS, Reader
+from ..rules import Contents
 
-from . import storage
-from .errors import DataError, first_line
-
-_EXTENSIONS = (".h5", ".hdf5")
-_SCALE = "rsd_fast_scale"  # the attribute by which our own files say what to divide their k-space by: 1
+_SUFFIXES = (".h5", ".hdf5")
+SCALE = "rsd_fast_scale"  # the attribute by which our own files say what to divide their k-space by: 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +50,7 @@ class KSpace:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file holds, by its headers alone, checked for agreement."""
+    """What a file holds, by its headers only, checked for agreement."""
 
     file: Path
     slices: int
@@ -115,64 +113,6 @@ def read_h5(path: str | os.PathLike[str]) -> KSpace:
     return KSpace(kspace=kspace, mask=mask, maps=maps, reconstruction=reconstruction)
 
 
-def write_h5(
-    path: str | os.PathLike[str],
-    kspace: Iterable[np.ndarray | Tensor],
-    *,
-    count: int,
-    mask: np.ndarray,
-    maps: np.ndarray | None = None,
-    reconstruction_rss: np.ndarray | None = None,
-) -> None:
-    """Write simulated k-space as one fastMRI file that replaces `path`, or leaves it as it was.
-
-    kspace:             batches [B, 2 coils, H, W] float32 as in `KSpace`, `count` = N slices in all, or one such array
-                        of N; written as 0 where the mask is 0
-    mask:               [N, 1, 1, W] uint8, 0 or 1; one that all slices share is stored once, [W], as fastMRI's are
-    maps:               [N, coils, H, W] or a shared [1, coils, H, W], complex64
-    reconstruction_rss: [N, H', W'] float32, in the images' units
-
-    Holds one batch at a time. ValueError if shapes, dtypes or numbers do not agree.
-    """
-    mask = np.asarray(mask)
-    if count < 1 or mask.ndim != 4 or mask.shape[:3] != (count, 1, 1) or mask.dtype != np.uint8 or (mask > 1).any():
-        raise ValueError(
-            f"mask: uint8 [{count}, 1, 1, W] of 0 and 1, one a slice, is wanted, not {mask.dtype} {list(mask.shape)}"
-        )
-    if reconstruction_rss is not None and (reconstruction_rss.ndim != 3 or len(reconstruction_rss) != count):
-        raise ValueError(f"reconstruction_rss: [{count}, H, W] is wanted, not {list(reconstruction_rss.shape)}")
-    h5py = _h5py()
-    with atomic_file(path) as temporary, h5py.File(temporary, "w") as h5:
-        written, dataset = 0, None
-        for batch in _batches(kspace, width=mask.shape[3]):
-            coils, height, width = batch.shape[1] // 2, *batch.shape[2:]
-            size = (height, width) if coils == 1 else (coils, height, width)
-            if dataset is None:
-                dataset = h5.create_dataset("kspace", (count, *size), np.complex64)
-                if maps is not None:
-                    _write_maps(h5, maps, count, (coils, height, width))
-            elif dataset.shape[1:] != size:
-                raise ValueError(f"kspace: a batch of slices {list(size)} after one of {list(dataset.shape[1:])}")
-            stop = written + len(batch)
-            if stop > count:
-                raise ValueError(f"kspace: more slices than the {count} announced")
-            values = np.zeros((len(batch), coils, height, width), np.complex64)
-            kept = mask[written:stop] == 1
-            np.copyto(values.real, batch[:, 0::2], where=kept)
-            np.copyto(values.imag, batch[:, 1::2], where=kept)
-            dataset[written:stop] = values.reshape(len(batch), *size)
-            written = stop
-        if written != count:
-            raise ValueError(f"kspace: {written} slices came, {count} were announced")
-        columns = mask[:, 0, 0]
-        h5["mask"] = columns[0] if (columns == columns[0]).all() else columns
-        if reconstruction_rss is not None:
-            h5["reconstruction_rss"] = reconstruction_rss.astype(np.float32)
-        h5.attrs[_SCALE] = 1.0
-        h5.attrs["acquisition"] = "simulated"
-        h5.attrs["max"] = 1.0 if reconstruction_rss is None else float(reconstruction_rss.max())
-
-
 def _files(path: Path) -> list[Path]:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -182,26 +122,23 @@ def _files(path: Path) -> list[Path]:
     def refuse(error: OSError) -> None:  # a folder that cannot be listed must not pass for an empty one
         raise DataError(f"{error.filename or path}: {error.strerror or error}") from error
 
-    found = [Path(root, file).relative_to(path) for root, _, files in os.walk(path, onerror=refuse) for file in files]
-    names = [name for name in found if name.suffix.lower() in _EXTENSIONS]
+    files = [Path(root, name).relative_to(path) for root, _, names in os.walk(path, onerror=refuse) for name in names]
+    names = [name for name in files if name.suffix.lower() in _SUFFIXES]
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not names:
         raise DataError(f"{path}: holds no .h5 file")
     return [path / name for name in sorted(names, key=Path.as_posix)]
 
 
-def _h5py() -> ModuleType:
-    try:
-        import h5py
-    except ImportError as error:
-        raise DataError('reading or writing .h5 files needs h5py: pip install "rsd-fast[mri]"') from error
-    return h5py
+def needs_h5py() -> Any:
+    """The module h5py; DataError where it is not there."""
+    return optional_package("h5py", extra="mri", purpose="reading or writing .h5 files")
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     """The h5py.File; whatever goes wrong with it becomes a DataError."""
-    h5py = _h5py()
+    h5py = needs_h5py()
     try:
         with h5py.File(file, "r") as h5:
             yield h5
@@ -217,7 +154,7 @@ def _opened(file: Path) -> Iterator[Any]:
 
 def _dataset(h5: Any, name: str, file: Path) -> Any:
     """A dataset whose values are all in the file: HDF5 makes up the missing ones, terabytes of them if need be."""
-    h5py = _h5py()
+    h5py = needs_h5py()
     dataset = h5[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise DataError(f"{file}: `{name}` is no array")
@@ -310,10 +247,10 @@ def _kspace_blocks(
 
 def _scale(h5: Any, header: _Header, columns: np.ndarray | None) -> np.float64:
     """What the images of a volume are divided by."""
-    if _SCALE in h5.attrs:
-        scale = _number(h5.attrs[_SCALE])
+    if SCALE in h5.attrs:
+        scale = _number(h5.attrs[SCALE])
         if not 0 < scale < np.inf:
-            raise DataError(f"{header.file}: attribute `{_SCALE}` is {h5.attrs[_SCALE]}; a positive number is wanted")
+            raise DataError(f"{header.file}: attribute `{SCALE}` is {h5.attrs[SCALE]}; a positive number is wanted")
         return scale
     if "max" in h5.attrs and 0 < (scale := _number(h5.attrs["max"])) < np.inf:
         return scale
@@ -351,7 +288,7 @@ def _read_kspace(
 
 
 def _read_maps(h5: Any, header: _Header, maps: np.ndarray) -> None:
-    """Fill maps [slices, coils, H, W] complex64; the first alone where one is shared and there is room for one."""
+    """Fill maps [slices, coils, H, W] complex64; only the first where one is shared and there is room for one."""
     dataset = h5["sensitivity_maps"]
     if header.maps_shared:
         maps[:] = dataset[()]
@@ -380,19 +317,24 @@ def _size_text(size: tuple[int, int, int]) -> str:
     return f"{height}x{width}, {coils} coil{'s' * (coils > 1)}"
 
 
-def _batches(kspace: Iterable[np.ndarray | Tensor], width: int) -> Iterator[np.ndarray]:
-    for batch in [kspace] if isinstance(kspace, np.ndarray | Tensor) else kspace:
-        array = batch.detach().cpu().numpy() if isinstance(batch, Tensor) else batch
-        if array.ndim != 4 or array.dtype != np.float32 or array.shape[1] % 2 or array.shape[3] != width:
-            raise ValueError(
-                f"kspace: float32 [B, 2 coils, H, {width}] is wanted, not {array.dtype} {list(array.shape)}"
-            )
-        yield array
+def _read(path: Path) -> Contents:
+    volumes = read_h5(path)
+    return Contents(volumes.kspace, mask=volumes.mask, maps=volumes.maps, kspace=True)
 
 
-def _write_maps(h5: Any, maps: np.ndarray, count: int, size: tuple[int, int, int]) -> None:
-    if maps.shape not in ((1, *size), (count, *size)) or maps.dtype != np.complex64:
-        raise ValueError(
-            f"maps: complex64 {[count, *size]} or {[1, *size]} is wanted, not {maps.dtype} {list(maps.shape)}"
-        )
-    h5["sensitivity_maps"] = maps[0] if len(maps) == 1 else maps
+def _is_folder_of_volumes(path: Path) -> bool:
+    return path.is_dir() and any(True for suffix in _SUFFIXES for _ in path.rglob(f"*{suffix}"))
+
+
+READERS.add(
+    "fastmri",
+    Reader(
+        about="a fastMRI .h5 file or a folder of them",
+        brief=".h5",
+        read=_read,
+        suffixes=_SUFFIXES,
+        claims=_is_folder_of_volumes,
+        package="h5py",
+        extra="mri",
+    ),
+)
