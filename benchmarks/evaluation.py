@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py [--num 2000] [--device cpu] [--features efficientnet-lite0] [--json FILE]
 
 The one-step generator of the CIFAR-10 network (55.7 M weights, random ones: time does not depend on them) makes `num`
-images of 32x32, which are compared with 10,000 random ones in fid, kid, precision and recall; in pixel-fd alone where
+images of 32x32, which are compared with 10,000 random ones in fid, kid, precision and recall; only in pixel-fd where
 torch-fidelity is not installed. Images are made while features of the last batch are computed, so that the stages'
 seconds add up to more than the whole. The second time, features of the reference come from the cache.
 """

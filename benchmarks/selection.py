@@ -2,7 +2,7 @@
 
     python benchmarks/selection.py --out runs/selection [--rows noise-.2,mask] [--json FILE] [--plot FILE.png]
 
-Fashion-MNIST at 16x16, 60,000 images, of which training sees corrupted versions alone. Each row is a teacher and a
+Fashion-MNIST at 16x16, 60,000 images, of which training sees only corrupted versions. Each row is a teacher and a
 distillation that keeps a checkpoint every 2,000 images; of each checkpoint the same samples are compared with clean
 images (what nobody has) and, corrupted, with the observations (what everybody has), by features of EfficientNet-lite0
 and by pixels. Printed: Spearman's rank correlation of the two over the checkpoints, and how much worse than the best

@@ -1,4 +1,4 @@
-"""The noise level of observations y = A(x) + sigma_obs eps, from the observations alone.
+"""The noise level of observations y = A(x) + sigma_obs eps, from nothing but the observations.
 
 White noise adds the same variance along every direction of a patch, the image adds to few of them: the variance along
 the principal directions of least variance is the noise's (Pyatykh, Hesser & Zheng 2013; Chen, Zhu & Heng 2015), and
@@ -35,7 +35,7 @@ MAX_JOINT_CHANNELS = 4  # more are taken for images of their own
 WANTED_GROUPS = 64  # fewer images than this are cut into tiles of at least
 MIN_TILE = 8  # pixels a side, to have groups for the folds and for the bootstrap:
 MIN_GROUPS = 16  # that a candidate must have patches in
-MIN_SQUARES = 500  # from which alone sigma would have a standard error of 3.2 %
+MIN_SQUARES = 500  # from so few of which sigma would have a standard error of 3.2 %
 
 RESAMPLES = 1000
 BIAS = 0.015  # of sigma, or
@@ -74,7 +74,7 @@ class _Candidates(NamedTuple):
         total = self.squares.sum(0).clip(1)
         v = self.energy.sum(0) / total
         error = np.sqrt(((self.energy - v * self.squares) ** 2).sum(0)) / total
-        # too little where a few groups have most of the patches; so much comes of noise alone
+        # too little where a few groups have most of the patches; noise by itself makes so much
         error = np.maximum(error, v * np.sqrt(2 * self.overlap / total))
         few = ((self.squares > 0).sum(0) < MIN_GROUPS) | (total < MIN_SQUARES)
         return np.where(few, np.inf, v), error
@@ -95,7 +95,7 @@ def estimate_sigma(
     be measured: no wholly observed patch, too few patches or images, values that are not finite, 8-bit images clipped
     nearly everywhere.
 
-    The interval is that of the bootstrap over images, which alone would hold the truth in 80 % of cases, widened by
+    The interval is that of the bootstrap over images, which by itself would hold the truth in 80 % of cases, widened by
     BIAS of sigma and, downwards, by the TEXTURE that may be left of the image. Measured on crops of two photographs
     (32x32 and 64x64, colour and grey, as they are, blurred, halved; 15 to 260 crops, or one whole; sigma .05, .1, .2,
     .4; four draws of noise each, 416 in all), on digits of 8x8 (1,797; sigma .1 to .5) and on Fashion-MNIST (3,000; .05
@@ -212,7 +212,7 @@ def _candidates(
             f"too few patches of {LAST_RESORT_SIZE}x{LAST_RESORT_SIZE} pixels to estimate a noise level from"
             + ("" if observed is None else ", all pixels of which are observed")
         )
-    # alone, these would take images with no still pixel for noise
+    # by themselves, these would take images with no still pixel for noise
     if not middle and values[0].size <= MAX_FRAME_VALUES and len(values) >= WANTED_GROUPS:
         candidates.append(_pixel_candidates(values, observed, folds))
     return _Candidates(

@@ -179,7 +179,7 @@ def fill(denoiser: Denoiser, tensors: dict[str, Tensor], most: int) -> None:
     """Put weights into a denoiser that was built without (on the meta device), as float32.
 
     Strict: raises ValueError that names the first weight that is missing, too much, of another shape, or not finite.
-    Filters alone may be missing, as they are constants. most: bytes that all may take; there are more where weights
+    Only filters may be missing, as they are constants. most: bytes that all may take; there are more where weights
     share storages, which can make little to much.
     """
     expected = denoiser.state_dict()

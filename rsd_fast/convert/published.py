@@ -59,7 +59,7 @@ def find_network(checkpoint: Any, key: str | None = None) -> PublishedNetwork:
 
 
 def printable(value: Any) -> str:
-    """Of what a file holds, for an error message: short, and without control characters."""
+    """What a file holds, for an error message: short, and without control characters."""
     return ascii(str(value))[1:-1][:80] if isinstance(value, str | int | float | list | tuple) else type(value).__name__
 
 

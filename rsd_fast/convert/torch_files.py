@@ -240,7 +240,7 @@ def _size(size: Any = ()) -> tuple[int, ...]:
 
 
 def _dtype(node: Any) -> np.dtype:
-    """Of a numpy.dtype's node: its code is the first argument, its byte order the second of its state."""
+    """The dtype of a numpy.dtype's node: its code is the first argument, its byte order the second of its state."""
     if isinstance(node, Node) and node.name == "numpy.dtype" and node.args and not node.kwargs:
         code, state = node.args[0], (3, "") if node.state is None else node.state
         order = state[1] if type(state) is tuple and len(state) > 1 else None

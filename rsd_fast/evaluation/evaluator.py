@@ -230,7 +230,7 @@ class Evaluator:
         yield torch.arange(len(rows)), rows
 
     def results(self, rows: Tensors, num: int) -> list[Evaluation]:
-        """Of samples of which `rows` were collected."""
+        """The metrics of samples of which `rows` were collected."""
         versions, finite = software(), bool(rows["finite"].all())
         computed: dict[Any, Result | dict[str, Result]] = {}  # some metrics come together
         evaluations = []

@@ -36,7 +36,7 @@ class Moments:
         self.outer += values.T @ values
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Of both sets together."""
+        """The moments of both sets together."""
         if not (self.count and other.count):
             return self if self.count else other
         both, moved = Moments(), other.shift - self.shift
@@ -77,7 +77,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 
 def standard_error(features: Tensor, mean: np.ndarray, covariance: np.ndarray) -> float:
-    """Of the Frechet distance of `features` [N, D] to a Gaussian, as another N of their kind would scatter it.
+    """The error of the Frechet distance of `features` [N, D] to a Gaussian, as another N of their kind scatter it.
 
     The infinitesimal jackknife, to first order what a bootstrap of the features gives: the standard deviation over N of
     the distance's derivative in each one's weight, 2 (m1 - m2) . x + x^T (1 - T) x with x = f - m1, where

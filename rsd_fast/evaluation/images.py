@@ -1,4 +1,4 @@
-"""Sets of images, and going through them once for everything that is computed of an image alone."""
+"""Sets of images, and going through them once for all that is computed of each image by itself."""
 
 import queue
 import sys

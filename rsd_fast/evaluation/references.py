@@ -37,7 +37,7 @@ class References:
         return None if self.observations is None else self.observations.count
 
     def unkept(self) -> "References":
-        """Of which nothing is kept on disk."""
+        """The same, with nothing of them kept on disk."""
         clean, observations = self.clean, self.observations
         return replace(
             self,
@@ -86,7 +86,7 @@ def open_clean(
 
 
 def read_statistics(reference: Any) -> Statistics | None:
-    """Of an npz with `mu` and `sigma`; None for anything else. Raises DataError where they do not fit."""
+    """What an npz holds as `mu` and `sigma`; None for anything else. Raises DataError where they do not fit."""
     if not isinstance(reference, str | os.PathLike):
         return None
     path = os.fspath(reference)

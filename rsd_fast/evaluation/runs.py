@@ -123,7 +123,7 @@ def are_pairs(metrics: list[str]) -> bool:
 
 
 def open_sampler(path: Any, observed: HowObserved, sampled: Sampling, device: str) -> Sampler | None:
-    """Of a run; None for images. FieldError for options that do not apply to it."""
+    """What draws the samples of a run; None for images. FieldError for options that do not apply."""
     if not is_run(path):
         refuse_sampling(path, sampled)
         return None
@@ -137,7 +137,7 @@ def open_sampler(path: Any, observed: HowObserved, sampled: Sampling, device: st
 def with_observations(
     observed: HowObserved, metrics: list[str], reference: Any, config: RunConfig | None
 ) -> HowObserved:
-    """Of only proximal metrics the reference, which no other takes, is what a run's --data was."""
+    """Where all metrics are proximal, the reference, which none of them takes, is what a run's --data was."""
     if all(map(is_proximal, metrics)) and observed.observations is None and reference is not None:
         simulate = observed.simulate or (config is not None and config.observations.simulate)
         return replace(observed, observations=reference, simulate=simulate)

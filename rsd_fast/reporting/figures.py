@@ -233,7 +233,7 @@ def _curve(record: Record, name: str, title: str, *, zero: bool = False) -> Call
 
 
 def signals(record: Record) -> list[Drawn]:
-    """Of convergence: what does not depend on the scale of a loss."""
+    """Signals of convergence: what does not depend on the scale of a loss."""
     figures = []
     if np.isfinite(record.column("generator_diversity")).any():
         caption = (

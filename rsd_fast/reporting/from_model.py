@@ -16,7 +16,7 @@ from rsd_fast.sampler import Sampler
 
 SHOWN, NEAREST = 8, 3  # samples of which the nearest observations are shown, and how many of them
 SAMPLES, MOST_OBSERVATIONS, MOST_VALUES = 512, 20_000, 2**27  # compared with each other; values in all of them
-ENOUGH = 100  # samples; of fewer one alone would look like a sign
+ENOUGH = 100  # samples; of fewer, a single one would look like a sign
 QUERIES = 1024  # observations whose own nearest one is looked for
 COST = 1e12  # parameters x pixels x evaluations x samples: some 10 s on a core; fewer samples where it would be more
 ROWS, COLUMNS = 4, 9  # of the paths

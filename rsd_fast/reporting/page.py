@@ -30,7 +30,7 @@ MOST_GRIDS = 24
 GRID_BYTES = 6 * 2**20  # of all grids together; they are encoded with loss where they are more
 JPEG_QUALITY = (85, 60, 40)
 
-STATES = {  # a mark, so that it does not hang on the colour alone
+STATES = {  # a mark, so that it does not depend on the colour
     "worked": "✓",
     "improving": "↗",
     "worse": "↩",
@@ -369,7 +369,7 @@ def figure(body: str, caption: str) -> str:
 
 
 def table(rows: list[list[str]], heads: list[str] | None = None, kind: str = "") -> str:
-    """Of cells that are HTML; without heads the first column is one. It scrolls by itself where it is too wide."""
+    """A table of cells that are HTML; without heads the first column is one. It scrolls where it is too wide."""
     head = f"<thead><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr></thead>" if heads else ""
     first = "td" if head else "th"
     body = "".join(

@@ -75,7 +75,7 @@ class Record:
 
     @property
     def edges(self) -> list[float]:
-        """Of the bands of noise levels by which losses are told apart; none in old logs."""
+        """Where the bands of noise levels begin and end, by which the log tells losses apart; none in old logs."""
         all_edges = [part["edges"] for part in map(_parts, self.log) if isinstance(part.get("edges"), list)]
         return [number(edge) for edge in all_edges[-1]] if all_edges else []
 
@@ -87,7 +87,7 @@ class Record:
         return finite([[number(value) for value in row] for row in fitting]).reshape(len(rows), bands)
 
     def names(self, suffix: str) -> list[str]:
-        """Of the log's values, those that end so, in the order of their appearance."""
+        """The names of the log's values that end so, in the order of their appearance."""
         return list(dict.fromkeys(name for line in self.log for name in line if name.endswith(suffix)))
 
     @property

@@ -207,7 +207,7 @@ class Sign:
 
 
 def signs(record: Record, nearer_share: float | None = None) -> list[Sign]:
-    """Of what the log tells, and of the share of samples nearer to observations than observations are to each other."""
+    """What the log tells, and the share of samples nearer to observations than observations are to each other."""
     signs = []
     losses = record.names("_loss") + record.names("_grad_norm")
     if losses:
