@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         corruptions,
         data,
         engine,
+        errors,
         evaluation,
         export,
         hub,
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
         sampling,
         schedules,
     )
+    from .api.corrupt import corrupt, estimate_noise
+    from .api.evaluate import evaluate
+    from .api.report import report
+    from .api.sample import sample
+    from .api.training import distill, pretrain
     from .loading import load_denoiser, load_generator
     from .pipeline import OneStepPipeline
     from .push import push_to_hub
@@ -41,9 +47,14 @@ __all__ = [
     "augmentation",
     "config",
     "convert",
+    "corrupt",
     "corruptions",
     "data",
+    "distill",
     "engine",
+    "errors",
+    "estimate_noise",
+    "evaluate",
     "evaluation",
     "export",
     "hub",
@@ -54,7 +65,10 @@ __all__ = [
     "objectives",
     "ops",
     "presets",
+    "pretrain",
     "push_to_hub",
+    "report",
+    "sample",
     "sampling",
     "schedules",
 ]
