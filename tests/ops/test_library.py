@@ -14,6 +14,14 @@ from rsd_fast import ops
 from rsd_fast.ops import _library
 
 
+def test_every_reference_has_a_public_function_of_its_name():
+    assert {"blur_adjoint", "observe_perturb", "uniform"} <= set(dir(ops.reference))
+    for name in dir(ops.reference):
+        assert getattr(ops.reference, name).__module__ == getattr(ops, name).__module__
+    with pytest.raises(AttributeError, match="has no public op 'sharpen'"):
+        ops.reference.sharpen  # noqa: B018
+
+
 def test_backend_choice(monkeypatch):
     built, built_for_cpu = SimpleNamespace(build={"cuda": True}), SimpleNamespace(build={"cuda": False})
 
