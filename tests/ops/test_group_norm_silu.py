@@ -4,8 +4,6 @@ Tolerance: the error against float64 is at most twice that of PyTorch's own oper
 few units in the last place.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -14,125 +12,25 @@ import torch.nn.functional as nnf
 from rsd_fast import ops
 from rsd_fast.networks.blocks import SONG, Block
 from rsd_fast.networks.layers import GroupNorm
-from rsd_fast.ops import _library
-from rsd_fast.ops.group_norm_silu import _group_norm_silu_backward, affine
+from rsd_fast.ops.group_norm_silu import _group_norm_silu_backward
 
-EPS = 1e-3
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-LAYOUTS = ["contiguous", "channels-last", "sliced", "expanded"]
-CASES = [  # shape, groups: sizes that no tile, vector or power of two divides
-    ((2, 6, 7, 5), 3),
-    ((1, 1, 1, 1), 1),
-    ((3, 2, 1, 3), 2),
-    ((0, 4, 3, 3), 2),
-    ((1, 33, 7, 2), 11),
-    ((2, 12, 1, 1), 4),
-    ((2, 14, 3, 17), 1),
-    ((2, 10, 9), 5),
-    ((2, 6), 2),
-    ((1, 4, 2, 3, 3), 2),
-]
-LARGE = [  # more channels than a tile has lanes, more pixels than it has rows
-    ((2, 260, 7, 3), 20),
-    ((1, 513, 2, 2), 27),
-    ((2, 24, 31, 33), 4),
-    ((3, 1, 65, 17), 1),
-    ((1, 17, 33, 31), 17),
-]
-TINY = [  # for Triton's interpreter, few programs; the third has several blocks of pixels
-    ((2, 6, 7, 5), 3),
-    ((0, 4, 3, 3), 2),
-    ((1, 66, 7, 5), 1),
-]
-GIVEN = {  # which of weight, bias, scale, shift
-    "weight, bias": (True, True, False, False),
-    "none": (False, False, False, False),
-    "all": (True, True, True, True),
-    "weight, scale": (True, False, True, False),
-    "bias, shift": (False, True, False, True),
-}
-
-
-def rand(shape, seed, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def laid_out(x, layout):
-    """The same values in another layout; "expanded" repeats the first sample's with stride 0."""
-    if layout == "channels-last" and x.ndim == 4:
-        return x.to(memory_format=torch.channels_last)
-    if layout == "sliced":
-        wide = torch.full((*x.shape[:-1], 2 * x.shape[-1] + 1), torch.nan, dtype=x.dtype)
-        wide[..., 1::2] = x
-        return wide[..., 1::2]
-    if layout == "expanded":
-        return x[:1].expand(x.shape)
-    return x
-
-
-def arguments(shape, dtype, given="all", parameter_dtype=None, mean=0.0):
-    """x, weight, bias, scale, shift; the parameters in float32 beside all that is shorter."""
-    parameter_dtype = parameter_dtype or (torch.float64 if dtype == torch.float64 else torch.float32)
-    x = (1.5 * rand(shape, 0) + mean).to(dtype)
-    parameters = [rand(shape[1:2], 1) + 1, rand(shape[1:2], 2), rand(shape[:2], 3) / 2, rand(shape[:2], 4)]
-    return x, *(p.to(parameter_dtype) if here else None for p, here in zip(parameters, GIVEN[given], strict=True))
-
-
-def to(device, tensors):
-    return [None if t is None else t.to(device) for t in tensors]
-
-
-def float64(x, weight, bias, groups, eps, scale=None, shift=None, silu=True):
-    """The definition, in NumPy."""
-    x, weight, bias, scale, shift = (
-        None if t is None else t.detach().cpu().double().numpy() for t in (x, weight, bias, scale, shift)
-    )
-    batch, channels = x.shape[:2]
-
-    def pixelwise(value):
-        return value.reshape(*value.shape, *[1] * (x.ndim - 2))
-
-    z = np.empty_like(x)
-    size = channels // groups
-    for b in range(batch):
-        for g in range(groups):
-            part = x[b, g * size : (g + 1) * size]
-            z[b, g * size : (g + 1) * size] = (part - part.mean()) / np.sqrt(part.var() + eps)
-    z = z * (1 if weight is None else pixelwise(weight[None])) + (0 if bias is None else pixelwise(bias[None]))
-    z = z * (1 if scale is None else 1 + pixelwise(scale)) + (0 if shift is None else pixelwise(shift))
-    return z / (1 + np.exp(-z)) if silu else z
-
-
-def plain(x, weight, bias, groups, eps, scale=None, shift=None, silu=True):
-    """PyTorch's own operations, in float32 (float64) throughout, rounded to x's dtype at the end."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    weight, bias, scale, shift = (None if t is None else t.to(dtype) for t in (weight, bias, scale, shift))
-    ones = [1] * (x.ndim - 2)
-    if x[:1].numel() > groups:
-        z = nnf.group_norm(x.to(dtype), groups, weight, bias, eps)
-    else:  # PyTorch refuses one value a group
-        z = x.to(dtype) * 0 + (0 if bias is None else bias.reshape(-1, *ones))
-    z = z * (1 if scale is None else 1 + scale.reshape(*scale.shape, *ones))
-    z = z + (0 if shift is None else shift.reshape(*shift.shape, *ones))
-    return (nnf.silu(z) if silu else z).to(x.dtype)
-
-
-def assert_accurate(found, exact, same, name="y"):
-    """Sample by sample, in the maximum norm; the terms that are added up are of order 1."""
-    assert tuple(found.shape) == tuple(exact.shape) and found.dtype == same.dtype, name
-    places = 8 if found.dtype != torch.float64 else 64  # the exact values, too, are sums in float64
-    floor = places * torch.finfo(found.dtype).eps
-    rows = (found.detach().cpu().double().numpy(), np.asarray(exact), same.detach().cpu().double().numpy())
-    for f, e, s in zip(*rows, strict=True):
-        scale = max(np.abs(e).max(), 1)
-        assert np.abs(f - e).max() <= 2 * np.abs(s - e).max() + floor * scale, name
-
-
-def statistics(x, groups):
-    """mean and 1 / sqrt(var + eps) [B, groups], float64."""
-    grouped = x.double().reshape(len(x), groups, int(np.prod(x.shape[1:])) // groups)
-    mean = grouped.mean(2)
-    return mean, ((grouped - mean[:, :, None]).square().mean(2) + EPS).rsqrt()
+from .group_norm import (
+    CASES,
+    DTYPES,
+    EPS,
+    GIVEN,
+    LARGE,
+    LAYOUTS,
+    TINY,
+    arguments,
+    assert_accurate,
+    float64,
+    laid_out,
+    plain,
+    rand,
+    statistics,
+    to,
+)
 
 
 def forward(backend, x, weight, bias, groups, scale=None, shift=None, silu=True, eps=EPS):
@@ -511,43 +409,3 @@ def test_group_norm_layer(silu):
 def test_only_the_norm_before_attention_has_no_silu():
     block = Block(8, 8, 16, SONG, attention=True)
     assert (block.norm0.silu, block.norm1.silu, block.norm2.silu) == (True, True, False)
-
-
-# Who serves it.
-
-
-def _serving(monkeypatch, forced, native, triton):
-    """{op: {device: backend}} after registering an op that native has for the CPU alone, and one it has for both."""
-    monkeypatch.setenv("RSD_FAST_BACKEND", forced)
-    monkeypatch.setattr(_library, "_C", native)
-    monkeypatch.setattr(_library, "_HAS_TRITON", triton)
-    monkeypatch.setattr(_library, "CHOICE", _library._choose())
-    monkeypatch.setattr(_library, "SECOND_CHOICE", _library._choose_second())
-    ops_ = ("partial", "complete")
-    monkeypatch.setattr(_library, "_OPS", {op: _library._Op(affine, affine, None) for op in ops_})
-    registered = []
-    monkeypatch.setattr(torch.library, "impl", lambda op, device: lambda f: registered.append((op, device)))
-    loaded = []
-    monkeypatch.setattr(_library, "kernels", loaded.append)
-    _library.load_kernels()
-    for backend in loaded:
-        devices = {"partial": ("cpu",), "complete": _library.DEVICES} if backend == "native" else {}
-        for op in ops_:
-            _library.implement(op, backend, devices.get(op, _library.DEVICES))(lambda: None)
-    assert len(set(registered)) == len(registered)  # nobody registers over another
-    return _library.backends()
-
-
-def test_triton_serves_cuda_where_native_has_no_kernel(monkeypatch):
-    built, built_for_cpu = SimpleNamespace(build={"cuda": True}), SimpleNamespace(build={"cuda": False})
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    native, partial = {"cpu": "native", "cuda": "native"}, {"cpu": "native", "cuda": "triton"}
-    fallback = {"cpu": "native", "cuda": "reference"}
-    nothing = dict.fromkeys(_library.DEVICES, "reference")
-    assert _serving(monkeypatch, "", built, True) == {"complete": native, "partial": partial}
-    assert _serving(monkeypatch, "", built, False) == {"complete": native, "partial": fallback}
-    assert _serving(monkeypatch, "", built_for_cpu, True) == {"complete": partial, "partial": partial}
-    assert _serving(monkeypatch, "native", built, True) == {"complete": native, "partial": fallback}
-    assert _serving(monkeypatch, "reference", built, True) == {"complete": nothing, "partial": nothing}
-    only_cuda = {"cpu": "reference", "cuda": "triton"}
-    assert _serving(monkeypatch, "triton", built, True) == {"complete": only_cuda, "partial": only_cuda}

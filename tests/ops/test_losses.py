@@ -1,4 +1,4 @@
-"""The ops around the network (preconditioning, noise, losses) against float64 NumPy and gradients by hand.
+"""The losses, and what the ops around the network refuse, against float64 NumPy and gradients by hand.
 
 Tolerance: the error against float64 is at most twice that of the same formula in plain float32, plus a few
 units in the last place of the result.
@@ -9,223 +9,21 @@ import pytest
 import torch
 
 from rsd_fast import ops
-from rsd_fast.ops import edm
 
-SD = 0.5
-FLOAT64 = ops.InputOptions(dtype=torch.float64)
-SHAPES = [(3, 3, 8, 8), (4, 1, 5, 7), (1, 1, 1, 1), (2, 3)]
-F_DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-LAYOUTS = ["contiguous", "channels-last", "sliced", "transposed"]
-
-
-def rand(shape, seed, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def levels(batch, lowest=0.3):
-    return torch.logspace(np.log10(lowest), 1, batch, dtype=torch.float64)
-
-
-def columns(value, x):
-    """[B] or a number, to broadcast against x, as NumPy float64."""
-    value = value.double().numpy() if isinstance(value, torch.Tensor) else np.asarray(value, dtype=np.float64)
-    return value.reshape(-1, *[1] * (x.ndim - 1)) if value.ndim else value
-
-
-def arrays(*tensors):
-    return [tensor.detach().double().numpy() for tensor in tensors]
-
-
-def laid_out(x, layout):
-    """The same values in another layout."""
-    if layout == "channels-last" and x.ndim == 4:
-        return x.to(memory_format=torch.channels_last)
-    if layout == "sliced":
-        wide = torch.full((*x.shape[:-1], 2 * x.shape[-1] + 1), torch.nan, dtype=x.dtype)
-        wide[..., 1::2] = x
-        return wide[..., 1::2]
-    if layout == "transposed":
-        return x.transpose(0, -1).contiguous().transpose(0, -1)
-    return x
-
-
-def assert_accurate(actual, exact, plain, summands=None):
-    """Sample by sample: error at most twice that of `plain` (same precision), plus 8 of its last places.
-
-    summands: of a sum that cancels, the sum of the absolute values, whose last places count instead.
-    """
-    assert actual.shape == tuple(exact.shape) and actual.dtype == plain.dtype
-    eps = torch.finfo(actual.dtype).eps
-    summands = exact if summands is None else summands
-    for found, wanted, same, size in zip(*arrays(actual), *[exact], *arrays(plain), summands, strict=True):
-        assert np.abs(found - wanted).max() <= 2 * np.abs(same - wanted).max() + 8 * eps * np.abs(size).max()
-
-
-# Preconditioning.
-
-SIGMAS = torch.logspace(-3, 3, 61, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("sigma_data", [0.5, 1.3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_preconditioning_follows_the_table(sigma_data, dtype):
-    sigma = SIGMAS.to(dtype)
-    s, sd = sigma.double().numpy(), sigma_data
-    expected = {
-        edm.c_skip: sd**2 / (s**2 + sd**2),
-        edm.c_out: s * sd / np.sqrt(s**2 + sd**2),
-        edm.c_in: 1 / np.sqrt(s**2 + sd**2),
-        edm.loss_weight: (s**2 + sd**2) / (s * sd) ** 2,
-    }
-    tolerance = 4 * torch.finfo(dtype).eps
-    for function, values in expected.items():
-        found = function(sigma, sigma_data)
-        assert found.dtype == dtype
-        np.testing.assert_allclose(found.double().numpy(), values, rtol=tolerance)
-    np.testing.assert_allclose(edm.c_noise(sigma).double().numpy(), np.log(s) / 4, rtol=tolerance, atol=1e-9)
-    assert edm.c_noise(sigma).dtype == dtype
-
-
-def test_preconditioning_meets_what_it_was_derived_for():
-    """Unit variance in, unit variance of F's target, unit weight on its error (Karras et al., B.6)."""
-    s, sd = SIGMAS, 0.5
-    variance_in = edm.c_in(s, sd) ** 2 * (s**2 + sd**2)
-    skip = edm.c_skip(s, sd)
-    target_variance = ((1 - skip) ** 2 * sd**2 + skip**2 * s**2) / edm.c_out(s, sd) ** 2
-    weight = edm.loss_weight(s, sd) * edm.c_out(s, sd) ** 2
-    for value in (variance_in, target_variance, weight):
-        torch.testing.assert_close(value, torch.ones_like(s), rtol=1e-12, atol=0)
-
-
-# denoise
-
-
-def denoise64(F, x_t, sigma, sigma_data=SD):
-    s = columns(sigma, x_t)
-    total = s**2 + sigma_data**2
-    return sigma_data**2 / total * x_t + s * sigma_data / np.sqrt(total) * F
-
-
-def denoise_plain(F, x_t, sigma, sigma_data=SD):
-    """The same in the precision of x_t, float32 at least."""
-    s = sigma.to(x_t.dtype).reshape(-1, *[1] * (x_t.ndim - 1))
-    total = s**2 + sigma_data**2
-    return sigma_data**2 / total * x_t + s * sigma_data / total.sqrt() * F.to(x_t.dtype)
-
-
-@pytest.mark.parametrize("dtype", F_DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_denoise_matches_float64(dtype, shape, layout):
-    x_t = laid_out(rand(shape, 0, torch.float64 if dtype == torch.float64 else torch.float32), layout)
-    F, sigma = laid_out(rand(shape, 1, dtype), layout), levels(shape[0])
-    exact = denoise64(*arrays(F, x_t), sigma.to(x_t.dtype), sigma_data=0.7)
-    assert_accurate(ops.denoise(F, x_t, sigma, 0.7), exact, denoise_plain(F, x_t, sigma, 0.7))
-
-
-def test_denoise_takes_a_number_and_sigma_data_is_one_half_by_default():
-    F, x_t = rand((2, 3, 4, 4), 0), rand((2, 3, 4, 4), 1)
-    found = ops.denoise(F, x_t, 0.3)
-    np.testing.assert_allclose(found.numpy(), denoise64(*arrays(F, x_t), 0.3), rtol=1e-14)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_denoise_of_a_short_image_is_float32(dtype):
-    F, x_t, sigma = rand((2, 3, 4, 4), 0, dtype), rand((2, 3, 4, 4), 1, dtype), levels(2)
-    found = ops.denoise(F, x_t, sigma)
-    assert found.dtype == torch.float32
-    exact = denoise64(*arrays(F, x_t), sigma)
-    np.testing.assert_allclose(found.numpy(), exact, rtol=1e-5, atol=1e-6)
-
-
-def test_denoise_gradients():
-    F, x_t = (rand((2, 1, 3, 2), seed).requires_grad_() for seed in (0, 1))
-    sigma = levels(2)
-    assert torch.autograd.gradcheck(lambda F, x_t: ops.denoise(F, x_t, sigma), (F, x_t))
-    (ops.denoise(F, x_t, sigma)).sum().backward()
-    s = columns(sigma, F) * np.ones(F.shape)
-    np.testing.assert_allclose(F.grad.numpy(), s * SD / np.sqrt(s**2 + SD**2), rtol=1e-12)
-    np.testing.assert_allclose(x_t.grad.numpy(), SD**2 / (s**2 + SD**2), rtol=1e-12)
-
-
-# perturb
-
-
-def sample_ids(batch):
-    return torch.arange(batch) * 7 + 3
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("per_sample", [False, True])
-def test_perturb_adds_what_noise_is_missing(shape, dtype, per_sample):
-    y, sigma, sample = rand(shape, 0, dtype), levels(shape[0]), sample_ids(shape[0])
-    sigma_obs = torch.linspace(0, 0.2, shape[0], dtype=torch.float64) if per_sample else 0.2
-    x_t, net_input = ops.perturb(y, sigma, sigma_obs, 11, sample, 5, ops.InputOptions(sigma_data=0.6))
-    n = ops.randn(shape, 11, sample, 5, ops.Stream.DIFFUSION_NOISE).double().numpy()
-    s, o = columns(sigma, y), columns(sigma_obs, y)
-    added = np.sqrt(s**2 - o**2) * n
-    assert x_t.dtype == dtype
-    tolerance = 8 * torch.finfo(dtype).eps
-    expected = y.double().numpy() + added
-    np.testing.assert_allclose(x_t.double().numpy(), expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
-    assert net_input.dtype == torch.float32
-    expected = expected / np.sqrt(s**2 + 0.6**2)
-    np.testing.assert_allclose(net_input.double().numpy(), expected, rtol=1e-6, atol=1e-6)
-
-
-def test_perturb_at_sigma_obs_returns_the_observation():
-    y, sigma = rand((3, 2, 4, 4), 0, torch.float32), torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
-    x_t, _ = ops.perturb(y, sigma.float(), sigma, 0, torch.arange(3), 0)
-    assert torch.equal(x_t, y)
-    assert torch.equal(ops.perturb(y, torch.full((3,), 0.2), 0.2, 0, torch.arange(3), 0)[0], y)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_perturb_gives_the_network_its_dtype(dtype):
-    y, sample = rand((2, 3, 4, 4), 0, torch.float32), torch.arange(2)
-    x_t, net_input = ops.perturb(y, levels(2), 0.1, 0, sample, 0, ops.InputOptions(dtype=dtype))
-    assert x_t.dtype == torch.float32 and net_input.dtype == dtype
-    expected = x_t.double().numpy() / np.sqrt(columns(levels(2), y) ** 2 + SD**2)
-    np.testing.assert_allclose(net_input.double().numpy(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
-
-
-def test_perturb_is_differentiable_in_y():
-    y, sigma = rand((2, 1, 3, 2), 0).requires_grad_(), levels(2)
-    assert torch.autograd.gradcheck(lambda y: ops.perturb(y, sigma, 0.1, 3, torch.arange(2), 0, FLOAT64), (y,))
-    x_t, net_input = ops.perturb(y, sigma, 0.1, 3, torch.arange(2), 0, FLOAT64)
-    (grad,) = torch.autograd.grad(x_t.sum(), y)
-    assert torch.equal(grad, torch.ones_like(y))
-    _, net_input = ops.perturb(y, sigma, 0.1, 3, torch.arange(2), 0, FLOAT64)
-    (grad,) = torch.autograd.grad(net_input.sum(), y)
-    np.testing.assert_allclose(grad.numpy(), 1 / np.sqrt(columns(sigma, y) ** 2 + SD**2) * np.ones(y.shape))
-
-
-def test_noise_of_perturb_is_a_function_of_seed_sample_and_step():
-    y, sigma, sample = rand((4, 1, 5, 5), 0, torch.float32), levels(4), sample_ids(4)
-
-    def x_t(seed=0, sample=sample, step=0):
-        return ops.perturb(y, sigma, 0.1, seed, sample, step)[0]
-
-    assert torch.equal(x_t(), x_t())
-    for other in (x_t(seed=1), x_t(sample=sample + 1), x_t(step=1)):
-        assert (other - x_t()).abs().min() > 0
-    alone, _ = ops.perturb(y[2:3], sigma[2:3], 0.1, 0, sample[2:3], 0)
-    assert torch.equal(alone, x_t()[2:3])
-    steps = x_t(step=torch.tensor([0, 9, 0, 9]))
-    assert torch.equal(steps[::2], x_t()[::2]) and torch.equal(steps[1::2], x_t(step=9)[1::2])
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_perturb_of_any_layout_is_the_same(layout):
-    y, sigma, sample = rand((3, 2, 4, 6), 0, torch.float32), levels(3), sample_ids(3)
-    for found, expected in zip(
-        ops.perturb(laid_out(y, layout), sigma, 0.1, 0, sample, 0),
-        ops.perturb(y, sigma, 0.1, 0, sample, 0),
-        strict=True,
-    ):
-        assert torch.equal(found, expected)
-
+from .exact import (
+    F_DTYPES,
+    LAYOUTS,
+    SD,
+    SHAPES,
+    arrays,
+    assert_accurate,
+    columns,
+    denoise64,
+    denoise_plain,
+    laid_out,
+    levels,
+    rand,
+)
 
 # denoising_loss
 
