@@ -22,13 +22,13 @@ from torch import Tensor
 
 from rsd_fast import files
 from rsd_fast.data import open_source
-from rsd_fast.evaluation import Evaluator, HowCompared, HowObserved, HowSampled, ImageSet, evaluate
+from rsd_fast.evaluation import Evaluator, HowCompared, HowObserved, ImageSet, evaluate
 from rsd_fast.evaluation.features import Features
 from rsd_fast.evaluation.observed import observe_as, open_data, pictures_of
 from rsd_fast.evaluation.references import open_clean
 from rsd_fast.evaluation.runs import features_of
 from rsd_fast.evaluation.samples import of_model, samples_of
-from rsd_fast.sampler import Sampler
+from rsd_fast.sampler import Sampler, Sampling
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fashion_mnist import NETWORK, PRETRAIN_KIMG, add_options, chosen, run_command
@@ -73,7 +73,7 @@ def measure(name: str, run: Path, options: argparse.Namespace, data: Path, done:
         features=features_of(METRICS, compared),
         batch=compared.batch,
     )
-    how = HowSampled(precision=options.precision)
+    how = Sampling(precision=options.precision)
     for folder in sorted((run / "checkpoints").iterdir()):
         if any(each["row"] == name and each["checkpoint"] == folder.name for each in done):
             continue

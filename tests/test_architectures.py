@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import rsd_fast
-from rsd_fast import config, corruptions, networks, objectives, train
+from rsd_fast import config, corruptions, networks, objectives, schedules, train
 from rsd_fast.config import ARCHITECTURES, Architecture, Network, choose_network, setting
 from rsd_fast.errors import FieldError
 from tests import tiny
@@ -114,5 +114,8 @@ def test_every_architecture_has_a_module_and_words():
 def test_the_settings_name_what_there_is():
     """They list it without importing torch."""
     assert tuple(networks.PRECONDITIONINGS) == config.PRECONDITIONINGS
-    assert tuple(objectives.SIGMA_DISTRIBUTIONS) == config.SIGMA_DISTRIBUTIONS
+    for function in config.SIGMA_DISTRIBUTIONS.values():
+        assert callable(getattr(schedules, function))
+    for rule in config.OBJECTIVES.values():
+        assert issubclass(rule.load(), objectives.Objective)
     assert set(config.AUGMENTATIONS["all"]) == corruptions.base.ALL_SYMMETRIES

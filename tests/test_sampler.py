@@ -1,6 +1,7 @@
 """Drawing from runs, batch by batch."""
 
 import functools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -55,8 +56,8 @@ def test_replayed_batches_are_those_drawn(tmp_path, monkeypatch, kind, stage):
     monkeypatch.setattr(sampler_module, "Graphed", functools.partial(cuda_graphs.Graphed, capture=counting(captured)))
     path = saved(tmp_path, kind, stage)
     plain, graphed = Sampler(path, steps=2), Sampler(path, steps=2)
-    assert not plain.cuda_graphs
-    graphed.cuda_graphs = True
+    assert not plain.how.cuda_graphs
+    graphed.how = replace(graphed.how, cuda_graphs=True)
     inner = graphed._draw
     monkeypatch.setattr(graphed, "_draw", lambda index, seed: sizes.append(len(index)) or inner(index, seed))
     for seed in (0, 0, 5):
@@ -72,7 +73,7 @@ def test_a_single_batch_is_not_captured(tmp_path, monkeypatch):
     captured = []
     monkeypatch.setattr(sampler_module, "Graphed", functools.partial(cuda_graphs.Graphed, capture=counting(captured)))
     sampler = Sampler(saved(tmp_path, "plain", "generator"))
-    sampler.cuda_graphs = True
+    sampler.how = replace(sampler.how, cuda_graphs=True)
     for seed in range(3):
         assert [len(images) for images in sampler.batches(3, seed)] == [3]
     assert captured == []
@@ -182,7 +183,7 @@ def test_classes_are_replayed_by_a_graph_of_their_own(tmp_path, monkeypatch, sta
     monkeypatch.setattr(sampler_module, "Graphed", functools.partial(cuda_graphs.Graphed, capture=counting(captured)))
     path = saved(tmp_path, "ncsnpp", stage)
     plain, graphed = Sampler(path, steps=2), Sampler(path, steps=2)
-    graphed.cuda_graphs = True
+    graphed.how = replace(graphed.how, cuda_graphs=True)
     for number, labels in enumerate((None, 4, torch.arange(10)), 1):  # a last batch of 2, which is filled up
         images = torch.cat(list(graphed.batches(10, 0, batch=4, labels=labels)))
         whole = torch.cat(list(plain.batches(10, 0, batch=2, labels=labels)))
