@@ -33,7 +33,7 @@ SIGMA_OBS = 0.2
 class Row:
     """A configuration: which switches are on."""
 
-    backend: str = "reference"  # of the ops; "" for the fastest there is
+    backend: str = "reference"  # what serves the ops; "" for the fastest there is
     precision: str = "fp32"
     channels_last: bool = False
     fused_attention: bool = False  # no matrix of all scores

@@ -9,8 +9,8 @@ from torch import nn
 from rsd_fast import corruptions, networks, ops
 from rsd_fast.build import build_denoiser
 from rsd_fast.config import Objective
-from rsd_fast.methods import Batch, DistillMethod, PretrainMethod, distill
-from rsd_fast.objectives import WholeImages
+from rsd_fast.methods import Batch, DistillMethod, PretrainMethod, Teacher, distill
+from rsd_fast.objectives import WholeImages, create
 
 from . import tiny
 
@@ -228,3 +228,17 @@ def test_the_generator_is_a_denoiser_at_sigma_init():
     network = denoiser()
     z = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(distill.generate(network, z, 2.5), network(2.5 * z, torch.tensor([2.5, 2.5])))
+
+
+def test_a_teacher_is_told_the_labels_at_every_evaluation():
+    """35 evaluations of a trajectory of 18 steps, all of the same classes."""
+    asked, labels = [], torch.eye(3)
+
+    def spy(x, sigma, labels=None, condition=None):
+        asked.append(labels)
+        return x / 2
+
+    objective = create(Objective(name="tweedie"))
+    teacher = Teacher(spy, corruptions.Identity(), (1, 2, 2), objective)
+    teacher.sample(torch.randn(3, 1, 2, 2), torch.arange(3), 0, labels=labels)
+    assert len(asked) == 35 and all(told is labels for told in asked)

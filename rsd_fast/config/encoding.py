@@ -11,7 +11,7 @@ from rsd_fast.errors import FieldError, nearest
 from .run import KINDS, RunConfig
 from .setting import Settings, is_settings, setting_of, types_of
 
-FORMAT = 1  # of config.json and of the checkpoints' metadata
+FORMAT = 1  # the version of config.json and of the checkpoints' metadata
 
 
 def to_json(config: RunConfig) -> str:

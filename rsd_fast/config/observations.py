@@ -10,7 +10,7 @@ from rsd_fast.errors import FieldError
 from .setting import Setting, Settings, setting
 
 MOST_CLASSES, MOST_PIXELS = 2**20, 2**14  # far beyond any use
-MOVES = ("hflip", "vflip", "transpose")  # of the image plane; the last swaps height and width
+MOVES = ("hflip", "vflip", "transpose")  # moves of the image plane; the last swaps height and width
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {"none": (), "hflip": MOVES[:1], "flips": MOVES[:2], "all": MOVES}
 
 
@@ -42,10 +42,10 @@ class Observations(Settings):
     sigma_obs_in_data: bool = setting(False, derived=True)
     seed: int = setting(at_least=0, below=2**64)
     num_images: int = setting(at_least=0, derived=True)
-    image_shape: tuple[int, int, int] = setting(  # of x
+    image_shape: tuple[int, int, int] = setting(  # the shape of x
         at_least=1, at_most=MOST_PIXELS, type_text="C, H and W", derived=True
     )
-    observation_shape: tuple[int, int, int] = setting(  # of y
+    observation_shape: tuple[int, int, int] = setting(  # the shape of y
         at_least=1, at_most=MOST_PIXELS, type_text="C, H and W", derived=True
     )
     # The number of classes; 0 where the data has no labels or they are not used.

@@ -32,7 +32,7 @@ class Setting:
     more_than: float | None = None
     at_most: float | None = None
     below: float | None = None
-    choices: Collection[str] | None = None  # of text; a registry is read whenever a value is checked
+    choices: Collection[str] | None = None  # what a text may be; a registry is read whenever a value is checked
     what: str = ""  # a choice in words, where one calls an unknown one unknown
     auto: bool = False  # an option may be "auto", too, of which a value is made before the field is set
     unit: str = ""
@@ -187,7 +187,7 @@ class Option:
     type: Any
     setting: Setting
     field: str
-    section: str = ""  # of the configuration; "" at its top
+    section: str = ""  # the part of the configuration it is in; "" at its top
     default: Any = MISSING
 
     def check(self, value: Any) -> Any:

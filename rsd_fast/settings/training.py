@@ -11,7 +11,7 @@ from rsd_fast.config import Training
 from .device import resolve_precision
 from .names import Settings, about, fields_of
 
-COMPILED_STEPS = 2000  # of a run, from which on it is compiled unless the user says otherwise
+COMPILED_STEPS = 2000  # a run of so many steps or more is compiled, unless the user says otherwise
 
 
 def resolve_preset(name: str | None) -> presets.Preset | None:
