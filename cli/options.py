@@ -123,7 +123,7 @@ class OneOf(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value not in self.names:
             known = ", ".join(map(repr, self.names))
-            self.fail(f"'{value}' is not one of {known}{nearest(value, self.names)}.", param, ctx)
+            self.fail(f"'{value}' is not one of {known}{nearest(value, self.names) or '.'}", param, ctx)
         return value
 
 

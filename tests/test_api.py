@@ -72,8 +72,12 @@ def test_from_a_data_set_to_samples(images, tmp_path, capsys):
     run = rsd_fast.pretrain(Digits(images), out=tmp_path / "teacher", sigma_obs=0.2, **TINY)
     student = rsd_fast.distill(run, out=tmp_path / "generator", **SHORT)
     assert student.generator().sample(3).shape == (3, 1, 8, 8)
-    assert not student.metrics() and "checkpoints are not evaluated" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["generator", "teacher"]
+    assert student.metrics()[-1]["metric"] == "proximal-pixel-fd"  # against the data, which the teacher's run remembers
+    capsys.readouterr()
+    by_path = rsd_fast.distill(run.path, out=tmp_path / "by-path", **SHORT)
+    assert not by_path.metrics() and "checkpoints are not evaluated" in capsys.readouterr().err
+    assert all(torch.equal(value, weights(student)[name]) for name, value in weights(by_path).items())
     np.save(tmp_path / "images.npy", images)
     for number, data in enumerate((torch.from_numpy(images), tmp_path / "images.npy")):
         other = rsd_fast.pretrain(data, out=tmp_path / str(number), sigma_obs=0.2, **TINY)

@@ -14,7 +14,7 @@ import torch
 from rsd_fast import train
 from rsd_fast.config import RunConfig
 from rsd_fast.corruptions import Corruption
-from rsd_fast.data import Source
+from rsd_fast.data import IN_MEMORY, ImageArray, Source
 from rsd_fast.engine.loop import Callback
 from rsd_fast.generator import Generator
 from rsd_fast.loading import load_denoiser, load_generator
@@ -27,10 +27,12 @@ from rsd_fast.settings import resolve_distill, resolve_pretrain
 class TrainedRun(Run):
     """The directory of a run, and what was learned. It can be given wherever a run's path can.
 
-    corruption: the operator, where it was given as an object rather than a SPEC.
+    corruption: the operator, where it was given as an object rather than a SPEC. source: the data, where they were
+    given in memory.
     """
 
     corruption: Corruption | None = None
+    source: ImageArray | None = None
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -88,7 +90,8 @@ def pretrain(
         corruption=resolved.corruption,
         callback=callback,
     )
-    return TrainedRun(path, resolved.corruption)
+    in_memory = resolved.config.observations.data == IN_MEMORY
+    return TrainedRun(path, resolved.corruption, resolved.source if in_memory else None)
 
 
 def distill(
@@ -104,12 +107,14 @@ def distill(
 
     teacher: what `pretrain` returned, a run directory, a model file, or a name on the Hugging Face hub. A run that is
     resumed has its own copy.
-    data: the observations, where they are not at the teacher's own path. They serve only to evaluate checkpoints;
-    without them none is evaluated. corruption: the teacher's operator, where its SPEC is not known here.
+    data: the observations, where they are not at the teacher's own path, and are not known from `pretrain` either. They
+    serve only to evaluate checkpoints; without them none is evaluated. corruption: the teacher's operator, where its
+    SPEC is not known here.
     callback, settings, errors: as for `pretrain`, with the options of `rsd-fast distill`.
     """
-    if corruption is None and isinstance(teacher, TrainedRun):
-        corruption = teacher.corruption
+    if isinstance(teacher, TrainedRun):
+        corruption = teacher.corruption if corruption is None else corruption
+        data = teacher.source if data is None else data
     named = {"teacher": teacher, "out": out, "data": data, "corruption": corruption}
     resolved = resolve_distill({**settings, **named})
     path = train.distill(
