@@ -62,8 +62,8 @@ def _read_path(src: str | os.PathLike[str]) -> tuple[str, Contents]:
         raise DataError(f"no source given; a source is {kinds()}")
     if src == IN_MEMORY:
         raise DataError(
-            "the data were given in memory; give them again, as in rsd_fast.pretrain(data, ..., resume=True) or "
-            "rsd_fast.distill(teacher, data=...), or a path"
+            "the data were given in memory; give them again (Python: rsd_fast.pretrain(data, ..., resume=True), "
+            "rsd_fast.distill(teacher, data=...)), or a path"
         )
     path = Path(src)
     try:
