@@ -25,7 +25,11 @@ class ListedHelpOption(click.Option):
     """`{sources}` and `{operators}` in its help stand for such lists, which are made only when the help is printed."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        template = self.help
         for place, listed in LISTS.items():
             if self.help and place in self.help:
                 self.help = self.help.replace(place, listed())
-        return super().get_help_record(ctx)
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.help = template  # what there is may be more the next time

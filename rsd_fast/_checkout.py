@@ -27,7 +27,7 @@ class BesideThePackage(MetaPathFinder):
 
 def is_checkout() -> bool:
     """Is this package in its source tree, rather than installed as a whole?"""
-    return not (PACKAGE / "cli").is_dir() and (ROOT / "setup.py").is_file()
+    return not (PACKAGE / "cli" / "__init__.py").is_file() and (ROOT / "setup.py").is_file()
 
 
 def install_finder() -> None:

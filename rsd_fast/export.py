@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import files, ops
 from .generator import Generator
 from .loading import load_generator
-from .methods.distill import WHOLE, generate
+from .methods.distill import generate
 from .networks import one_hot
 from .runs import RunError, refuse_existing
 
@@ -36,7 +36,7 @@ class Exportable(nn.Module):
         self.generator = [generator]  # in a list: no submodule
 
     def forward(self, latents: Tensor, labels: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        generator, view = self.generator[0], WHOLE
+        generator, view = self.generator[0], None
         if mask is not None:
             view = generator.view_of_mask(mask)
         return generate(self.denoiser, latents, generator.sigma_init, labels, view)
@@ -53,6 +53,8 @@ def example_inputs(generator: Generator, batch: int = 2, seed: int = 0) -> dict[
     kept = generator.view(index, seed).kept
     if kept is not None:
         inputs["mask"] = kept.float()
+    elif generator.config.objective.conditional:
+        raise ValueError(f"{generator.corruption}: its view does not say, as `kept`, what it leaves of the latents")
     return inputs
 
 

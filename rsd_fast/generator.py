@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from . import objectives, ops
 from .config import Distill
-from .corruptions import Corruption, Draw, Identity, View
+from .corruptions import Corruption, Draw, View
 from .errors import FieldError
-from .methods.base import corruption_of
-from .methods.distill import WHOLE, generate
+from .methods.base import sampling_operator
+from .methods.distill import generate
 from .networks import Denoiser, one_hot
 from .ops import Key
 
@@ -28,14 +28,12 @@ class Generator(nn.Module):
         self.image_shape = config.observations.image_shape
         self.label_dim = denoiser.label_dim
         self.objective = objectives.create(config.objective)
-        self.corruption: Corruption = Identity()  # a generator that sees all of its latents needs no other
-        if self.config.objective.conditional:
-            self.corruption = corruption_of(config.observations, denoiser, corruption)
+        self.corruption = sampling_operator(config, denoiser, corruption)
 
-    def forward(self, latents: Tensor, labels: Tensor | None = None, view: View = WHOLE) -> Tensor:
+    def forward(self, latents: Tensor, labels: Tensor | None = None, view: View | None = None) -> Tensor:
         """latents [B, C, H, W], labels [B, label_dim] one-hot or None -> images [B, C, H, W], about [-1, 1].
 
-        view: what a generator from masked images or k-space sees of its latents, by `view`; by default all.
+        view: what a generator from masked images or k-space sees of its latents, by `view`; None: all.
         """
         return generate(self.denoiser, latents, self.sigma_init, labels, view)
 

@@ -35,9 +35,9 @@ class Terms(NamedTuple):
 class GeneratorLoss:
     """A loss in the registry.
 
-    fn: `Terms` -> [B]. needs_fake_score: False for one that asks only the teacher. through_scores: does its gradient
-    pass through the networks? uses_alpha: does the setting alpha matter? fused: the name of the op in `rsd_fast.ops`
-    that computes it of whole images, from both networks' outputs.
+    fn: `Terms` -> [B]. about: its line in help. needs_fake_score: False for one that asks only the teacher.
+    through_scores: does its gradient pass through the networks? uses_alpha: does the setting alpha matter? fused: the
+    name of the op in `rsd_fast.ops` that computes it of whole images, from both networks' outputs.
     """
 
     fn: Callable[[Terms], Tensor]
@@ -49,17 +49,17 @@ class GeneratorLoss:
 
 
 def sid(d: Tensor, r: Tensor, alpha: float) -> Tensor:
-    """[B], of d and r [B, ...]."""
+    """SiD's loss [B] of d and r [B, ...]."""
     return _weight(r) * (d * (r - alpha * d)).flatten(1).sum(1)
 
 
 def dmd(d: Tensor, r: Tensor, u: Tensor) -> Tensor:
-    """[B]: its value is no distance; what matters is its gradient, which reaches only u [B, ...]."""
+    """DMD's loss [B]. Its value is no distance; what matters is its gradient, which reaches only u [B, ...]."""
     return -_weight(r) * (d.detach() * u).flatten(1).sum(1)
 
 
 def sds(r: Tensor, u: Tensor, weight: Tensor) -> Tensor:
-    """[B], likewise; weight [B] of the noise levels."""
+    """SDS's loss [B], likewise; weight [B] is that of the noise levels."""
     return -weight * (r.detach() * u).flatten(1).sum(1)
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from . import objectives, processes
 from .config import Distill
-from .corruptions import Corruption, Identity, View
+from .corruptions import Corruption, View
 from .cuda_graphs import Graphed
 from .errors import FieldError
 from .generator import checked_labels, drawn_labels, latents
 from .loading import load, model_file
 from .methods import Teacher, generate
-from .methods.base import corruption_of
+from .methods.base import sampling_operator
 from .networks import cast_weights, compile_network, set_precision
 from .ops import Key
 
@@ -58,7 +58,7 @@ class Sampler:
         if self.how.cuda_graphs and self.device.type != "cuda":
             raise FieldError("cuda_graphs", "only CUDA devices have them; use --device cuda")
         self.file = model_file(path)
-        self.denoiser, self.config, self.kimg = load(self.file, device)
+        self.denoiser, self.config, self.kimg = load(self.file, device, corruption=corruption)
         set_precision(self.denoiser, self.how.precision)
         cast_weights(self.denoiser)
         if self.how.compile:
@@ -71,9 +71,7 @@ class Sampler:
             raise FieldError("truncate", f"{path} holds {what}; there is nothing to truncate")
         self.shape = observations.image_shape if self.one_step else observations.observation_shape
         self.objective = objectives.create(self.config.objective)
-        self.corruption: Corruption = Identity()  # where whole images are seen, no other is needed
-        if self.config.objective.conditional:
-            self.corruption = corruption_of(observations, self.denoiser, corruption)
+        self.corruption = sampling_operator(self.config, self.denoiser, corruption)
         self.graph: tuple[tuple[int, int, int], Graphed] | None = None  # for a (seed, size of batch, tensors of labels)
 
     @property
@@ -117,7 +115,7 @@ class Sampler:
 
     def view(self, index: Tensor, seed: int) -> View:
         """What a generator sees of the latents number `index` [B] of `seed`."""
-        return self.objective.latent_view(self.corruption, self.shape, Key(seed, index))
+        return self.objective.latent_view(self.corruption, self.config.observations.image_shape, Key(seed, index))
 
     def batches(
         self,

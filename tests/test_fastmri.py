@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from rsd_fast import corruptions
 from rsd_fast.corruptions.birdcage import birdcage
-from rsd_fast.data import DataError, write_h5
+from rsd_fast.data import DataError, ImageArray, ObservedDataset, write_h5
 from rsd_fast.data.coils import estimate_maps
 from rsd_fast.data.readers.fastmri import read_h5
 from tests.kspace import channels, random_kspace
@@ -336,3 +337,16 @@ def test_missing_libraries_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sigpy.mri.app", None)
     with pytest.raises(DataError, match=r"needs sigpy: pip install 'rsd-fast\[mri\]'"):
         estimate_maps(random_kspace(1, 2, 16, 16), 8)
+
+
+@pytest.mark.parametrize("sigma_obs", [0.0, 0.5])
+def test_simulating_from_kspace_adds_the_noise_where_it_is_sampled(sigma_obs):
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((40, 2, 16, 16)).astype(np.float32)
+    source = ImageArray(images=images, name="x", kspace=True)
+    operator = corruptions.Fourier(acceleration=2, acs_lines=4)
+    dataset = ObservedDataset(source, corruption=operator, sigma_obs=sigma_obs, seed=0, simulate=True)
+    seen, _ = dataset.observe(torch.arange(40))
+    sampled = seen.operator.draw.mask.bool().expand_as(seen.y)
+    noise = (seen.y - torch.from_numpy(images))[sampled]
+    assert (seen.y[~sampled] == 0).all() and abs(float(noise.std()) - sigma_obs) < 0.01

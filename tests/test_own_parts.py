@@ -4,14 +4,19 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import rsd_fast
 from rsd_fast import corruptions, generator_losses, ops
 from rsd_fast.corruptions import Corruption, Draw, DrawnCorruption, View, register
-from rsd_fast.generator_losses import LOSSES, GeneratorLoss
+from rsd_fast.data import DataError, ImageArray, ObservedDataset
+from rsd_fast.generator_losses import LOSSES
+from rsd_fast.ops import Key
 from rsd_fast.ops.fft import fft2c, ifft2c, to_channels, to_complex
+from rsd_fast.runs import RunError
 
 from .test_cli import NETWORK, SHORT, run_in_process
 
@@ -107,6 +112,62 @@ def test_an_operator_of_ones_own_trains_in_both_stages(tmp_path, capsys):
     assert config["objective"]["name"] == "fourier" and config["observations"]["observation_shape"] == [2, 8, 8]
 
 
+class Unregistered(Ring):
+    """One that no SPEC names: it can only be given as an object."""
+
+    def __init__(self) -> None:
+        super().__init__(low=1.5)
+        self.name, self.spec = "unregistered", "unregistered"
+
+
+def test_an_operator_that_no_spec_names_is_given_as_an_object(tmp_path):
+    tiny = {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": ()}
+    short = {"kimg": 0.064, "batch": 32, "log_kimg": 0.064, "snapshot_kimg": 0.064, "device": "cpu"}
+    ring = Unregistered()
+    teacher = rsd_fast.pretrain(
+        "digits", out=tmp_path / "t", simulate=True, corruption=ring, sigma_obs=0.1, **tiny, **short
+    )
+    student = rsd_fast.distill(teacher, out=tmp_path / "g", eval_num=16, **short)
+    assert student.metrics() and student.generator().sample(3).shape == (3, 1, 8, 8)
+    drawn = rsd_fast.sample(student, 3, precision="fp32")
+    torch.testing.assert_close(drawn.clamp(-1, 1), student.generator().sample(3))
+    with pytest.raises(RunError, match="unknown corruption 'unregistered'"):
+        rsd_fast.sample(student.path, 3)
+
+
+def test_data_that_are_none_of_an_operators_are_refused():
+    images = np.zeros((4, 2, 8, 8), np.float32)
+    for source, reason in (
+        (
+            ImageArray(images=images, name="x"),
+            "observations of 'ring:low=2.0' need their masks, and none came with them",
+        ),
+        (ImageArray(images=images, name="x", kspace=True), "k-space is complex data, and 'ring:low=2.0' acts on real"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            ObservedDataset(source, corruption=Ring(), sigma_obs=0.0, seed=0, simulate=False)
+
+
+def test_masks_that_came_with_the_data_are_used():
+    index = torch.arange(6)
+    clean = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    seen = corruptions.observation(Ring(), clean, index=index, sigma_obs=0.1, seed=3)
+    mask = seen.operator.draw.mask
+    mask[0] = 1  # that nothing is missing everywhere
+    source = ImageArray(images=seen.y.numpy(), name="x", mask=mask.numpy())
+    dataset = ObservedDataset(source, corruption=Ring(), sigma_obs=0.1, seed=99, simulate=False)
+    observation, _ = dataset.observe(index.flip(0))
+    assert torch.equal(observation.operator.draw.mask, mask.flip(0))
+    assert torch.equal(observation.y, seen.y.flip(0))
+
+
+def test_nothing_can_be_hidden_of_an_operator_without_draws():
+    operator = Fixed(torch.tensor([1.0])).batch((1, 2, 2), torch.arange(3), 0)
+    for hide in (lambda: operator.further(0.1, Key(0, torch.arange(3))), operator.view):
+        with pytest.raises(TypeError, match="derive it from DrawnCorruption"):
+            hide()
+
+
 class Fixed(Corruption):
     """A linear operator that differs from image to image by its index only, and has tensors of its own."""
 
@@ -139,7 +200,6 @@ def half():
     record = dataclasses.replace(
         LOSSES["dmd"], fn=lambda terms: generator_losses.dmd(terms.d, terms.r, terms.u) / 2, about="half of dmd"
     )
-    assert isinstance(record, GeneratorLoss)
     LOSSES.add("half", record)
     yield
     del LOSSES._records["half"]

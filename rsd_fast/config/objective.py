@@ -13,30 +13,30 @@ from .setting import Settings, setting
 class Rule:
     """An objective in the registry.
 
-    observations: the observations that it is for, in words. kind: "module:class" of an `objectives.Objective`, which is
+    observations: the observations that it is for, in words. path: "module:class" of an `objectives.Objective`, which is
     imported only where one is made, so that options are listed without torch. noise: may the observations hold noise?
     conditional: is the denoiser shown what is missing, as operators ask for whose `objective` is this one's name?
     """
 
     observations: str
-    kind: str
+    path: str
     noise: bool = True
     conditional: bool = False
 
     def load(self) -> Any:
         """The class."""
-        module, _, name = self.kind.partition(":")
+        module, _, name = self.path.partition(":")
         return getattr(importlib.import_module(module), name)
 
 
 OBJECTIVES: Registry[Rule] = Registry("objective", "objective", auto=True)
 WHOLE = "rsd_fast.objectives.base:WholeImages"
-OBJECTIVES.add("standard", Rule(observations="observations without noise", kind=WHOLE, noise=False))
-OBJECTIVES.add("tweedie", Rule(observations="observations with noise in every pixel", kind=WHOLE))
-OBJECTIVES.add("ambient", Rule(observations="masks", kind="rsd_fast.objectives.masked:Masked", conditional=True))
+OBJECTIVES.add("standard", Rule(observations="observations without noise", path=WHOLE, noise=False))
+OBJECTIVES.add("tweedie", Rule(observations="observations with noise in every pixel", path=WHOLE))
+OBJECTIVES.add("ambient", Rule(observations="masks", path="rsd_fast.objectives.masked:Masked", conditional=True))
 OBJECTIVES.add(
     "fourier",
-    Rule(observations="masks of k-space", kind="rsd_fast.objectives.measured:MeasuredSpace", conditional=True),
+    Rule(observations="masks of k-space", path="rsd_fast.objectives.measured:MeasuredSpace", conditional=True),
 )
 
 SIGMA_DISTRIBUTIONS: Registry[str] = Registry("sigma_distribution", "sigma distribution")  # names in `schedules`

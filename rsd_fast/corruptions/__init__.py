@@ -14,7 +14,7 @@ from .base import (
     register,
     without_imports,
 )
-from .batch import BatchOperator, DrawnOperator
+from .batch import BatchOperator, DrawnOperator, refuse_opaque
 from .compose import Compose
 from .downsample import Downsample
 from .fourier import Fourier
@@ -60,6 +60,7 @@ __all__ = [
     "observe_noised",
     "observe_through",
     "parse",
+    "refuse_opaque",
     "register",
     "without_imports",
 ]

@@ -14,18 +14,20 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from rsd_fast import ops
 from rsd_fast.errors import nearest
+from rsd_fast.ops import Key
 
-from .batch import BatchOperator, DrawnOperator
+from .batch import BatchOperator, DrawnOperator, image_shape_of
 from .parameters import Bank, Draw, Measured
 from .view import View
 
+LATENT_SEED = 0x9E3779B97F4A7C15  # is added to the seed of latents
 HFLIP, VFLIP, TRANSPOSE = "hflip", "vflip", "transpose"  # moves of the image plane; the last swaps height and width
 ALL_SYMMETRIES = frozenset({HFLIP, VFLIP, TRANSPOSE})
 
@@ -58,8 +60,18 @@ class Corruption:
 
     @property
     def hidden(self) -> str:
-        """What a denoiser may not see of an image, a name of `networks.HIDDEN`."""
-        return "all"
+        """What a denoiser may not see of an image, a name of `networks.HIDDEN`: parts of k-space can be told from what
+        is seen where A* A is a projection."""
+        if self.objective == "ambient":
+            return "pixels"
+        return "columns" if self.measures_kspace and self.is_projection else "all"
+
+    def refuse_hiding(self) -> NoReturn:
+        """TypeError for an operator of which nothing can be hidden."""
+        raise TypeError(
+            f"corruption '{self}' has no draws, so that nothing of it can be hidden from a denoiser; derive it from "
+            "DrawnCorruption"
+        )
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
         """A x: [B, C, H, W] -> [B, *observation_shape]; index [B] identifies the images. Differentiable in x."""
@@ -91,13 +103,17 @@ class Corruption:
         """A for images of image_shape, number index [B]: a pure function of (seed, index). rows: as for `Bank.draw`."""
         return BatchOperator(self, image_shape, index, seed)
 
-    def latent_view(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> View:
-        """What a generator sees of its latents number index [B]: as much as a teacher sees of images in training."""
-        return View()
+    def drawn(self, draw: Draw, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> BatchOperator:
+        """The operator of a batch, as `batch` makes it, where its draw is at hand."""
+        return self.batch(image_shape, index, seed)
+
+    def latent_view(self, image_shape: tuple[int, int, int], key: Key, delta: float) -> View:
+        """What a generator sees of its latents: as much as a teacher sees of images in training."""
+        self.refuse_hiding()
 
     def view(self, draw: Draw, image_shape: tuple[int, int, int]) -> View:
-        """What a denoiser of images [C, H, W] sees through a draw."""
-        return View()
+        """What a denoiser of images [C, H, W] sees through a draw. Its `kept` is the mask of the draw."""
+        self.refuse_hiding()
 
     def bound_to(self, measured: Measured) -> "Corruption":
         """The operator with the masks and maps that came with data. ValueError where the data are none of its kind."""
@@ -150,6 +166,8 @@ class Corruption:
 class DrawnCorruption(Corruption):
     """An operator that is given by a `Draw`, made for each image by `generate` or brought along with the data."""
 
+    unit = "pixel"  # what is observed or not
+
     def bound(self, bank: Bank) -> "DrawnCorruption":
         copied = copy.copy(self)
         copied.bank = bank
@@ -157,17 +175,19 @@ class DrawnCorruption(Corruption):
         return copied
 
     def bound_to(self, measured: Measured) -> Corruption:
+        if measured.kspace_coils is not None and not self.measures_kspace:
+            return super().bound_to(measured)  # for its error
         mask, maps = measured.mask, measured.maps
+        if mask is None and not measured.clean and measured.kspace_coils is None:
+            raise ValueError(f"observations of '{self}' need their masks, and none came with them")
         if mask is not None:
             self.check_masks(mask, maps)
         return self if mask is None and maps is None else self.bound(Bank(mask=mask, maps=maps))
 
     def check_masks(self, mask: np.ndarray, maps: np.ndarray | None) -> None:
-        """ValueError for masks of the data from which what is missing cannot be learned, or that are none of A's."""
+        """Raise ValueError for masks of the data that are none of A's, or that show nothing of what is missing."""
         if maps is None and (mask.max(0) == 0).any():
             raise ValueError(f"some {self.unit} is missing in every image, so that nothing shows what is there")
-
-    unit = "pixel"  # what is observed or not
 
     def pooled(self) -> Corruption:
         return self if self.bank is None else self.bound(replace(self.bank, pool=True))
@@ -204,7 +224,6 @@ class DrawnCorruption(Corruption):
         return self.bank.draw(lambda: self.generate(image_shape, index, seed), index, seed, rows)
 
     def drawn(self, draw: Draw, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> DrawnOperator:
-        """`batch` where the draw is at hand."""
         return DrawnOperator(self, image_shape, index, seed, draw)
 
     def batch(
@@ -217,30 +236,16 @@ class DrawnCorruption(Corruption):
         return self.drawn(self.draw(image_shape, index, seed, rows), image_shape, index, seed)
 
     def forward(self, x: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
-        return self.apply(x, self.draw(_shape(x), index, seed))
+        return self.apply(x, self.draw(image_shape_of(x), index, seed))
 
     def adjoint(self, y: Tensor, *, index: Tensor | None = None, seed: int = 0) -> Tensor:
-        return self.transpose(y, self.draw(self.image_shape(_shape(y)), index, seed))
+        return self.transpose(y, self.draw(self.image_shape(image_shape_of(y)), index, seed))
 
-    def latent_draw(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> Draw:
-        """The draw of `latent_view`.
-
-        Latents of several coils are seen as through one coil: they need no maps, which sampling would have to have.
-        """
-        seed = (seed + LATENT_SEED) % 2**64  # apart from the draws that observe its images
-        draw = self.draw(image_shape, index, seed)
-        return self.further(Draw(mask=draw.mask), delta, seed=seed, sample=index, step=0)
-
-    def latent_view(self, image_shape: tuple[int, int, int], index: Tensor, seed: int, delta: float) -> View:
-        return self.view(self.latent_draw(image_shape, index, seed, delta), image_shape)
-
-
-LATENT_SEED = 0x9E3779B97F4A7C15
-
-
-def _shape(x: Tensor) -> tuple[int, int, int]:
-    _, channels, height, width = x.shape
-    return channels, height, width
+    def latent_view(self, image_shape: tuple[int, int, int], key: Key, delta: float) -> View:
+        """Latents of several coils are seen as through one: they need no maps, which sampling would have to have."""
+        seed = (key.seed + LATENT_SEED) % 2**64  # apart from the draws that observe its images
+        draw = Draw(mask=self.draw(image_shape, key.sample, seed).mask)
+        return self.view(self.further(draw, delta, seed=seed, sample=key.sample, step=0), image_shape)
 
 
 _Operator = TypeVar("_Operator", bound=type[Corruption])

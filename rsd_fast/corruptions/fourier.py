@@ -72,13 +72,9 @@ class Fourier(DrawnCorruption):
 
     @property
     def is_projection(self) -> bool:
-        """Only of a single coil, and of complex images: of a real one a column shows half where its mirror image is not
-        sampled."""
+        """It is one only for a single coil and complex images: of a real image a column shows half where its mirror
+        image is not sampled."""
         return self.coils == 1 and not self.real
-
-    @property
-    def hidden(self) -> str:
-        return "columns" if self.is_projection else "all"
 
     def observation_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         channels, height, width = image_shape
@@ -115,7 +111,7 @@ class Fourier(DrawnCorruption):
         return measured.estimate_maps(self.acs_lines)
 
     def same_as(self, other: Corruption) -> bool:
-        """Is it, but for the number of coils, which the data may bring?"""
+        """Is it the same operator, except for the number of coils, which the data may bring?"""
         return super().same_as(other) or (isinstance(other, Fourier) and self.with_coils(other.coils) == other.spec)
 
     def with_coils(self, coils: int) -> str:

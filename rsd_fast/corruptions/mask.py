@@ -21,7 +21,6 @@ class Mask(DrawnCorruption):
     symmetries = ALL_SYMMETRIES
     objective = "ambient"
     is_projection = True
-    hidden = "pixels"
 
     def apply(self, x: Tensor, draw: Draw) -> Tensor:
         return x.masked_fill(draw.mask == 0, 0)
@@ -38,11 +37,7 @@ class Mask(DrawnCorruption):
         return super().bound(bank)
 
     def bound_to(self, measured: Measured) -> Corruption:
-        if measured.kspace_coils is not None:
-            return Corruption.bound_to(self, measured)  # for its error
-        if not measured.clean:
-            if measured.mask is None:
-                raise ValueError(f"observations of '{self}' need their masks, and none came with them")
+        if measured.mask is not None and measured.kspace_coils is None and not measured.clean:
             self.check_share(1 - float(measured.mask.mean()), measured.mask.size)
         return super().bound_to(measured)
 
@@ -79,7 +74,7 @@ class RandomMask(Mask):
             raise ValueError("masks differ among the channels; say shared=0")
 
     def generate(self, image_shape: tuple[int, int, int], index: Tensor, seed: int) -> Draw:
-        # Of the op that observes, so that both have the same mask; its images are of no interest here.
+        # Drawn by the op that observes, so that both have the same mask; its images do not matter here.
         images = torch.empty((len(index), *image_shape), dtype=torch.uint8, device=index.device)
         operator = ops.Operator.mask(self.missing, shared=self.shared)
         _, mask = ops.observe(images, index, operator, 0.0, seed, mask="uint8")

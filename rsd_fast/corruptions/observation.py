@@ -8,8 +8,8 @@ from torch import Tensor
 from rsd_fast import ops
 from rsd_fast.ops import InputOptions, Key
 
-from .base import Corruption, DrawnCorruption
-from .batch import BatchOperator
+from .base import Corruption
+from .batch import BatchOperator, image_shape_of
 from .parameters import Draw
 
 
@@ -52,20 +52,22 @@ def observation(
     step: int | Tensor = 0,
     channels_last: bool = False,
 ) -> Observation:
-    """`observe`, with the operator."""
+    """As `observe`, but it returns the operator, too."""
     key = Key(seed, index, step)
     if corruption.operator is not None and corruption.operator.kind == "mask":
         y, mask = ops.observe(
             x, index, corruption.operator, sigma_obs, seed, step=step, mask="uint8", channels_last=channels_last
         )
-        return Observation(y, _drawn(corruption, x, key, mask), sigma_obs)
-    return observe_through(corruption.batch(_shape(x), index, seed), x, sigma_obs, key, channels_last=channels_last)
+        return Observation(y, corruption.drawn(Draw(mask=mask), image_shape_of(x), index, seed), sigma_obs)
+    return observe_through(
+        corruption.batch(image_shape_of(x), index, seed), x, sigma_obs, key, channels_last=channels_last
+    )
 
 
 def observe_through(
     operator: BatchOperator, x: Tensor, sigma_obs: Tensor | float, key: Key, *, channels_last: bool = False
 ) -> Observation:
-    """The same through an operator of which all has been drawn; key: of the noise."""
+    """Observe images through an operator that is drawn already; key is that of the noise."""
     fused = operator.corruption.operator
     if fused is None or operator.draw is not None:  # no kernel knows A: it acts first, and the noise comes by itself
         fused = ops.Operator.identity()
@@ -101,14 +103,9 @@ def observe_noised(
         mask="uint8" if masked else None,
         options=options,
     )
-    operator = _drawn(corruption, x, key, mask[0]) if masked else corruption.batch(_shape(x), key.sample, key.seed)
+    shape = image_shape_of(x)
+    if masked:
+        operator = corruption.drawn(Draw(mask=mask[0]), shape, key.sample, key.seed)
+    else:
+        operator = corruption.batch(shape, key.sample, key.seed)
     return Observation(y, operator, sigma_obs), x_t, net_input
-
-
-def _drawn(corruption: Corruption, x: Tensor, key: Key, mask: Tensor) -> BatchOperator:
-    """The operator of masks that a kernel drew for images x."""
-    return cast(DrawnCorruption, corruption).drawn(Draw(mask=mask), _shape(x), key.sample, key.seed)
-
-
-def _shape(x: Tensor) -> tuple[int, int, int]:
-    return x.shape[1], x.shape[2], x.shape[3]

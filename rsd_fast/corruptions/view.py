@@ -13,7 +13,7 @@ class View:
     """All of an image: the state is the image, and there is no condition."""
 
     condition: Tensor | None = None  # [B, K, H, W], channels of the network's input
-    kept: Tensor | None = None  # 1 where a state is seen, broadcasting over it; None: everywhere
+    kept: Tensor | None = None  # the draw's mask, 1 where a state is seen; None only where all is seen
 
     def measure(self, x: Tensor) -> Tensor:
         """A~ x, of images [B, C, H, W]; also keeps of noise in the state's space what is observed."""

@@ -142,7 +142,8 @@ class ObservedDataset(Dataset[Item]):
         key = Key(self.seed, index)
         if not self.simulate or self.source.kspace:  # A has acted already, if not all of it
             whole = corruptions.Identity().batch(self.source.image_shape, index, self.seed)
-            y = corruptions.observe_through(whole, images, 0.0, key, channels_last=channels_last).y
+            noise = sigma_obs if self.simulate else 0.0  # observations hold theirs already
+            y = corruptions.observe_through(whole, images, noise, key, channels_last=channels_last).y
             operator = self.operator_of_rows(rows)
             return Observation(operator.observed(y), operator, sigma_obs), labels
         if self.corruption.bank is not None:
@@ -161,6 +162,7 @@ class ObservedDataset(Dataset[Item]):
         return self.operator_of_rows({name: t.to(device) for name, t in rows.items()})
 
     def operator_of_rows(self, rows: Rows) -> BatchOperator:
+        """A for the images whose rows, but for the pixels, are on their device."""
         operator = self.corruption.batch(self.image_shape, rows["index"], self.seed, rows)
         return operator.within(rows["sampled"]) if "sampled" in rows else operator
 

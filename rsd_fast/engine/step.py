@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rsd_fast.config import Training
-from rsd_fast.corruptions import BatchOperator, Draw, DrawnOperator
+from rsd_fast.corruptions import BatchOperator, Draw, DrawnOperator, refuse_opaque
 from rsd_fast.cuda_graphs import Graphed
 from rsd_fast.methods.base import Batch, Method, Phase
 
@@ -56,6 +56,7 @@ class PhaseStep:
         if self.graph_options is None or self.eager_calls < 2:
             return self._gradients(batches)
         leaves, tree = pytree.tree_flatten(batches)
+        refuse_opaque(leaves)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if self.graphs is None:
             self.graphs = self.capture(leaves, tree)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rsd_fast import corruptions, ops, sampling
-from rsd_fast.config import Observations
+from rsd_fast.config import Observations, RunConfig
 from rsd_fast.corruptions import Bank, Corruption, NoiseLevels, Observation, View
 from rsd_fast.networks import Denoiser, one_hot
 from rsd_fast.objectives import Objective
@@ -98,8 +98,16 @@ def corruption_of(observations: Observations, network: Denoiser, corruption: Cor
     )
 
 
+def sampling_operator(config: RunConfig, network: Denoiser, corruption: Corruption | None = None) -> Corruption:
+    """The operator through which samples are seen. Where they are seen whole, the identity stands for it: A, perhaps
+    somebody else's, is not needed."""
+    if not config.objective.conditional:
+        return corruptions.Identity()
+    return corruption_of(config.observations, network, corruption)
+
+
 def levels_of(observations: Observations, network: Denoiser) -> NoiseLevels:
-    """The law of the noise levels, likewise."""
+    """How noise levels are drawn: by the config, or from the examples that a network carries."""
     bank = network.sigma_bank
     return NoiseLevels(
         highest=observations.sigma_obs,

@@ -107,7 +107,7 @@ class DistillMethod:
         labels = Labels(self.draw_labels(key))
         shape = self.observations.image_shape
         z = key.randn((len(key), *shape), Stream.LATENT)
-        view = self.objective.latent_view(self.corruption, shape, key.at(0))
+        view = self.objective.latent_view(self.corruption, shape, key)
         return Generated(generate(self.generator_phase.network, z, self.sigma_init, labels.classes, view), labels)
 
     @property
@@ -217,20 +217,18 @@ class DistillMethod:
             return generate(self.ema, latents, self.sigma_init, labels, view)
 
 
-WHOLE = View()
-
-
 def generate(
     network: Denoiser,
     latents: Tensor,
     sigma_init: float,
     labels: Tensor | None = None,
-    view: View = WHOLE,
+    view: View | None = None,
 ) -> Tensor:
     """G(z) = D(sigma_init z, sigma_init): latents [B, C, H, W] ~ N(0, I) -> images [B, C, H, W].
 
-    view: of the latents A~* A~ z and their mask, as the teacher sees images; by default all of them.
+    view: what the network sees of the latents, A~* A~ z and the mask; None: all.
     """
+    view = view or View()
     seen = view.image(view.measure(sigma_init * latents))
     return network(seen, sigma_init, labels, condition=view.condition)
 

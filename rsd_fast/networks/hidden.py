@@ -31,7 +31,7 @@ class Hidden(abc.ABC):
         """D(x, sigma) of F's output; condition: 1 where something was observed."""
 
     def weigh(self, seen: Tensor, whole: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-        """[B]: squared errors, weighed: `seen` [B] of what is seen, by sigma [B]; `whole` [B] of all."""
+        """Weigh squared errors [B] at levels sigma [B]: `seen` is that of what is seen, `whole` is that of all."""
         return edm.loss_weight(sigma, sigma_data) * seen + (whole - seen) / sigma_data**2
 
     def level(self, sigma: Tensor, sigma_data: float) -> Tensor | float:

@@ -71,8 +71,8 @@ class Objective:
         key: Key,
         labels: Labels = NO_LABELS,
     ) -> tuple[Tensor, Tensor]:
-        """The same of images [B, C, H, W], of each of which a fresh observation is drawn: in one pass over the images
-        where a kernel knows the operator."""
+        """As `loss`, for images [B, C, H, W], of each of which a fresh observation is drawn. It takes one pass over the
+        images where a kernel knows the operator."""
         sigma, mass = self.draw_sigma(sigma_obs, key)
         fused = corruptions.observe_noised(corruption, images, sigma_obs, sigma, key, denoiser.input_options)
         if fused is not None:
@@ -138,15 +138,15 @@ class Objective:
         )
 
     def weigh_image(self, denoiser: Denoiser, noised: Noised, error: Tensor) -> Tensor:
-        """The same of an error in the images' space."""
+        """As `weigh`, for an error in the images' space."""
         return self.weigh(denoiser, noised, error)
 
     def fixed_view(self, corruption: Corruption, image_shape: tuple[int, int, int], key: Key) -> View:
-        """Through which a sampler's denoiser sees images from beginning to end: drawn for the samples of key."""
+        """The view through which a sampler's denoiser sees images from beginning to end, a function of key."""
         return View()
 
     def latent_view(self, corruption: Corruption, image_shape: tuple[int, int, int], key: Key) -> View:
-        """Through which a generator sees its latents: as the denoiser sees images in training."""
+        """The view through which a generator sees its latents: as the denoiser sees images in training."""
         return View()
 
     def estimate(self, D: Tensor, operator: BatchOperator) -> Tensor:
@@ -178,7 +178,7 @@ class Conditional(Objective):
         return operator.further(self.settings.delta, key).view()
 
     def latent_view(self, corruption: Corruption, image_shape: tuple[int, int, int], key: Key) -> View:
-        return corruption.latent_view(image_shape, key.sample, key.seed, self.settings.delta)
+        return corruption.latent_view(image_shape, key, self.settings.delta)
 
     def observed(self, error: Tensor, operator: BatchOperator) -> Tensor:
         return operator.observed(error)

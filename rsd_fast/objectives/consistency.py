@@ -29,11 +29,11 @@ def consistency(
     s = objective.settings
     primes, steps = s.consistency_primes, s.consistency_steps
     # The draws of one (sample, step) of the term's own stream are told apart by steps of it that no other has.
-    keys = iter([key.at(key.step * (primes * steps + 1) + i) for i in range(primes * steps + 1)])
-    u = next(keys).uniform(stream=Stream.CONSISTENCY)
+    first, *rest = (key.at(key.step * (primes * steps + 1) + i) for i in range(primes * steps + 1))
+    u = first.uniform(stream=Stream.CONSISTENCY)
     end = schedules.log_normal_below(u, noised.sigma, s.p_mean, s.p_std).float()
     with torch.no_grad():
-        walks = [[next(keys) for _ in range(steps)] for _ in range(primes)]
+        walks = [rest[i * steps : (i + 1) * steps] for i in range(primes)]
         images = [descend(denoiser, D.detach(), noised, end, walk, labels) for walk in walks]
     return objective.weigh_image(denoiser, noised, D - torch.stack(images).mean(0))
 
