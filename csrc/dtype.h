@@ -20,7 +20,7 @@
 
 namespace rsd {
 
-enum DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3, kUInt8 = 4 };  // as in ops/_native.py
+enum DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3, kUInt8 = 4 };  // as in ops/native/launch.py
 
 struct BFloat16 {
   uint16_t bits;

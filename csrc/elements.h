@@ -30,7 +30,7 @@ RSD_HD Chunk chunk_of(int64_t inner, int64_t index) {
 }
 
 // Calls f(F{}, X{}) for the element types of a network's raw output and of the images beside it. The images are in
-// the type that is computed with; ops/_native.py sees to that.
+// the type that is computed with; ops/native/launch.py sees to that.
 template <class Function>
 void with_types(DType raw, DType images, const Function& f) {
   if (images == kFloat64 && raw == kFloat64) return f(double{}, double{});

@@ -36,13 +36,14 @@ if TYPE_CHECKING:
     from .api.evaluate import evaluate
     from .api.report import report
     from .api.sample import sample
-    from .api.training import distill, pretrain
+    from .api.training import TrainedRun, distill, pretrain
     from .loading import load_denoiser, load_generator
     from .pipeline import OneStepPipeline
     from .push import push_to_hub
 
 __all__ = [
     "OneStepPipeline",
+    "TrainedRun",
     "__version__",
     "augmentation",
     "config",
@@ -75,6 +76,7 @@ __all__ = [
 
 _FUNCTIONS = {
     "OneStepPipeline": "pipeline",
+    "TrainedRun": "api.training",
     "corrupt": "api.corrupt",
     "distill": "api.training",
     "estimate_noise": "api.corrupt",

@@ -94,6 +94,20 @@ def test_images_in_memory_are_given_again_to_go_on(images, tmp_path):
         rsd_fast.pretrain(images[1:], out=run, resume=True, kimg=0.096)
 
 
+def test_runs_in_memory_are_evaluated_and_reported_with_their_data(images, tmp_path):
+    teacher = rsd_fast.pretrain(images, out=tmp_path / "teacher", sigma_obs=0.2, **TINY)
+    student = rsd_fast.distill(teacher, out=tmp_path / "generator", eval_kimg=0, **SHORT)
+    assert len(repr(student)) < 200
+    for run in (teacher, student):
+        (result,) = rsd_fast.evaluate(run, metrics="proximal-pixel-fd", num=20)
+        (by_data,) = rsd_fast.evaluate(run.path, metrics="proximal-pixel-fd", observations=images, num=20)
+        assert result.value == by_data.value
+        page = rsd_fast.report(run).path.read_text(encoding="utf-8")
+        assert "No observations to show" not in page and "cannot be opened" not in page
+    with pytest.raises(DataError, match=r"rsd_fast.evaluate\(run, observations="):
+        rsd_fast.evaluate(student.path, metrics="proximal-pixel-fd", num=20)
+
+
 # an operator that no SPEC can say
 
 
@@ -132,6 +146,14 @@ def test_an_operator_with_tensors_is_learned_through(tmp_path):
     rsd_fast.pretrain(out=run, resume=True, kimg=0.08, corruption=gains)
     rsd_fast.distill(out=student, resume=True, kimg=0.08, corruption=gains)
     assert student.latest().name == run.latest().name == "000000.080"
+    (known,) = rsd_fast.evaluate(student, metrics="proximal-pixel-fd", num=20)
+    (by_path,) = rsd_fast.evaluate(student.path, metrics="proximal-pixel-fd", num=20, corruption=gains)
+    assert known.value == by_path.value
+    drawn = [rsd_fast.sample(student, 2), rsd_fast.sample(student.path, 2, corruption=gains)]
+    assert torch.equal(*drawn)
+    opened = rsd_fast.TrainedRun(student.path, gains)
+    for page in (rsd_fast.report(opened), rsd_fast.report(student.path, corruption=gains)):
+        assert "give the operator object again" not in page.path.read_text(encoding="utf-8")
     with pytest.raises(FieldError, match="a resumed run keeps it") as error:
         rsd_fast.pretrain(out=plain, resume=True, corruption=gains)
     assert error.value.field == "corruption"
@@ -279,3 +301,28 @@ def test_a_callback_sees_each_tick_and_may_stop_a_run_that_goes_on_later(teacher
 def test_a_run_may_be_given_wherever_its_path_can(teacher, tmp_path):
     assert Path(teacher) == teacher.path
     assert rsd_fast.load_denoiser(teacher)(torch.zeros(1, 1, 8, 8), 1.0).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda run: rsd_fast.pretrain("digits", out="r", precision="fp8"), "precision"),
+        (lambda run: rsd_fast.sample(run, 2, precision="fp8"), "precision"),
+        (lambda run: rsd_fast.evaluate(run, reference="digits", precision="fp8"), "precision"),
+        (lambda run: rsd_fast.pretrain("digits", out="r", sigma_obs=0.5, simulate=True, callback=3), "callback"),
+        (lambda run: rsd_fast.distill(run, out="r", callback=3), "callback"),
+    ],
+    ids=["pretrain", "sample", "evaluate", "callback", "callback-of-distill"],
+)
+def test_what_a_setting_cannot_be_is_refused_before_anything_is_done(call, field, teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FieldError) as error:
+        call(teacher)
+    assert error.value.field == field and not list(tmp_path.iterdir())
+
+
+def test_sigma_obs_may_be_a_tensor(tmp_path):
+    settings = {**DIGITS, **TINY, "out": tmp_path / "r"}
+    for value in (torch.tensor(0.5), np.float32(0.5), np.array(0.5)):
+        config = resolve_pretrain({**settings, "sigma_obs": value}).config
+        assert to_json(config) == to_json(resolve_pretrain(settings).config)

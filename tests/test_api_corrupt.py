@@ -96,8 +96,8 @@ def test_what_does_not_fit_is_named_by_its_option(tmp_path):
         ({"out": tmp_path / "x.png"}, FieldError, "out: expected FILE.npz, FILE.h5 or a folder"),
         ({"out": tmp_path.parent}, DataError, "exists already"),
         ({"data": tmp_path / "absent.npy"}, DataError, "absent.npy: no such file"),
-        ({"corruption": "fog"}, ValueError, "unknown corruption 'fog'"),
-        ({"corruption": "gaussian_blur:size=31"}, ValueError, "size 31 is too large for 8x8 images"),
+        ({"corruption": "fog"}, FieldError, "corruption: unknown corruption 'fog'"),
+        ({"corruption": "gaussian_blur:size=31"}, FieldError, "corruption: corruption 'gaussian_blur': size 31"),
     ):
         with pytest.raises(error) as caught:
             rsd_fast.corrupt(**{"data": CLEAN, **options})

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsd_fast import corruptions, pictures
+from rsd_fast import pictures
 from rsd_fast.corruptions import Corruption, Draw, NoiseLevels
 from rsd_fast.data import (
     ImageArray,
@@ -28,7 +28,9 @@ from rsd_fast.errors import FieldError
 from rsd_fast.noise_estimation import NoiseEstimate
 from rsd_fast.progress import counted
 from rsd_fast.settings.device import resolve_device
+from rsd_fast.settings.names import about
 from rsd_fast.settings.noise import NoiseSetting, estimate_noise_of
+from rsd_fast.settings.observations import operator_of
 
 from .options import options_of
 
@@ -91,8 +93,8 @@ def corrupt(
     which it is drawn for each image. options: those of `rsd-fast corrupt`: clean_share, preview, device.
 
     Returns the path of what was written; without `out` the observations themselves, with all that is known of them,
-    which can be trained on as they are. Raises FieldError for an option that is unknown or does not fit, ValueError for
-    an operator that cannot act on the images, DataError where the source cannot be read or `out` exists.
+    which can be trained on as they are. Raises FieldError for an option that is unknown or does not fit, also
+    for an operator that cannot act on the images, and DataError where the source cannot be read or `out` exists.
     """
     how = options_of(CorruptOptions, "corrupt", options)
     if out is not None:
@@ -100,12 +102,13 @@ def corrupt(
     levels = _noise_levels(sigma_obs, how.clean_share or 0.0)
     if out is not None and Path(out).suffix != ".npz" and (levels.lowest is not None or levels.clean_share):
         raise FieldError("out", "only an .npz says the noise level of each image")
-    operator = corruptions.parse(corruption) if isinstance(corruption, str) else corruption
+    operator = operator_of(corruption)
     if out is not None:
         _check_kind(operator, Path(out))
     source = open_source(data)
     if not source.kspace:
-        operator.observation_shape(source.image_shape)  # for its error
+        with about("corruption"):
+            operator.observation_shape(source.image_shape)  # for its error
     dataset = ObservedDataset(source, corruption=operator, sigma_obs=levels, seed=seed, simulate=True)
     observations = _Observations(dataset, resolve_device(how.device))
     result = observations.gathered() if out is None else observations.write(Path(out))

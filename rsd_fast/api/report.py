@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from rsd_fast.corruptions import Corruption
 from rsd_fast.reporting import Written, write_report
 from rsd_fast.settings.device import resolve_device
 
@@ -14,12 +15,14 @@ def report(
     png: str | os.PathLike[str] | None = None,
     seed: int = 0,
     device: str = "auto",
+    corruption: Corruption | None = None,
 ) -> Written:
     """Write the report of a run as one HTML file, by default RUN/report.html, over an older one.
 
     run: a run's folder, or what `rsd_fast.pretrain` and `rsd_fast.distill` return. png: a folder for its figures as PNG
-    files, too. seed, device: of the samples that are drawn for it. Returns the page's headline and path. Raises
-    FieldError for an option that does not fit, and RunError where there is no run.
+    files, too. seed, device: of the samples that are drawn for it. corruption: the run's operator, where its SPEC
+    is not known here. Returns the page's headline and path. Raises FieldError for an option that does not fit, and
+    RunError where there is no run.
     """
     return write_report(
         getattr(run, "path", run),
@@ -27,5 +30,6 @@ def report(
         png=png,
         seed=seed,
         device=resolve_device(device),
-        corruption=getattr(run, "corruption", None),
+        corruption=getattr(run, "corruption", None) if corruption is None else corruption,
+        source=getattr(run, "source", None),
     )

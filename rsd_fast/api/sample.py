@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rsd_fast import processes
+from rsd_fast.corruptions import Corruption
 from rsd_fast.data import check_destination, magnitude, to_uint8, write_npz, write_png_folder
 from rsd_fast.errors import FieldError
 from rsd_fast.progress import counted
@@ -23,7 +24,8 @@ class SampleOptions:
     """How images are drawn: what `Sampler` takes, and
 
     batch: images a forward pass. precision: "auto" or None is bf16 where the hardware has it. class_label: the class of
-    every sample of a conditional run; None draws one for each.
+    every sample of a conditional run; None draws one for each. corruption: the run's operator, where its SPEC is not
+    known here.
     """
 
     steps: int = 18
@@ -33,6 +35,7 @@ class SampleOptions:
     compile: bool = False
     cuda_graphs: bool = False
     class_label: int | None = None
+    corruption: Corruption | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch"):
@@ -66,7 +69,7 @@ def sample(
     run: a run (its folder, RUN/best, a checkpoint, a model file, an id of the hub), or what `rsd_fast.pretrain` and
     `rsd_fast.distill` return. out: where to write the images, as `rsd-fast sample` does: FILE.npz or a new folder.
     options: those of `rsd-fast sample`: steps, truncate, batch, precision, compile, cuda_graphs, and class_label, which
-    is its --class.
+    is its --class; and corruption, an operator that was given as an object.
 
     Returns float32 [num, C, H, W] on the CPU, about [-1, 1] and not clipped; with `out` its path. Of several processes
     each draws a share of the images and returns all of them; the first one writes. Raises FieldError for an option that
@@ -87,7 +90,7 @@ def sample(
             precision=resolve_precision(how.precision, device),
             compile=how.compile,
             cuda_graphs=how.cuda_graphs,
-            corruption=getattr(run, "corruption", None),
+            corruption=getattr(run, "corruption", None) if how.corruption is None else how.corruption,
         )
         _check_class(how.class_label, sampler.label_dim)
         result = _draw(sampler, num, seed, how) if out is None else _write(sampler, num, seed, how, Path(out))

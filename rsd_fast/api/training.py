@@ -6,7 +6,7 @@ samples = run.generator().sample(64)
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,11 +16,12 @@ from rsd_fast.config import RunConfig
 from rsd_fast.corruptions import Corruption
 from rsd_fast.data import IN_MEMORY, ImageArray, Source
 from rsd_fast.engine.loop import Callback
+from rsd_fast.errors import FieldError
 from rsd_fast.generator import Generator
 from rsd_fast.loading import load_denoiser, load_generator
 from rsd_fast.networks import Denoiser
 from rsd_fast.runs import Run, read_lines
-from rsd_fast.settings import resolve_distill, resolve_pretrain
+from rsd_fast.settings import Resolved, resolve_distill, resolve_pretrain
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class TrainedRun(Run):
     """
 
     corruption: Corruption | None = None
-    source: ImageArray | None = None
+    source: ImageArray | None = field(default=None, repr=False)  # thousands of numbers
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -80,6 +81,7 @@ def pretrain(
     Raises FieldError (a ValueError) about a setting, which its `field` names; data.DataError; runs.RunError about a
     directory; engine.NonFiniteLoss; and engine.Interrupted, after saving, on SIGINT or SIGTERM.
     """
+    _check_callback(callback)
     named = {"data": data, "out": out, "corruption": corruption, "sigma_obs": sigma_obs, "preset": preset}
     resolved = resolve_pretrain({**settings, **named})
     path = train.pretrain(
@@ -90,8 +92,7 @@ def pretrain(
         corruption=resolved.corruption,
         callback=callback,
     )
-    in_memory = resolved.config.observations.data == IN_MEMORY
-    return TrainedRun(path, resolved.corruption, resolved.source if in_memory else None)
+    return TrainedRun(path, resolved.corruption, _in_memory(resolved))
 
 
 def distill(
@@ -112,6 +113,7 @@ def distill(
     SPEC is not known here.
     callback, settings, errors: as for `pretrain`, with the options of `rsd-fast distill`.
     """
+    _check_callback(callback)
     if isinstance(teacher, TrainedRun):
         corruption = teacher.corruption if corruption is None else corruption
         data = teacher.source if data is None else data
@@ -125,4 +127,17 @@ def distill(
         corruption=resolved.corruption,
         callback=callback,
     )
-    return TrainedRun(path, resolved.corruption)
+    source = _in_memory(resolved)
+    if source is None and isinstance(teacher, TrainedRun):
+        source = teacher.source  # where no checkpoint is evaluated
+    return TrainedRun(path, resolved.corruption, source)
+
+
+def _in_memory(resolved: Resolved[Any]) -> ImageArray | None:
+    """The data of a run, where config.json cannot say where they are."""
+    return resolved.source if resolved.config.observations.data == IN_MEMORY else None
+
+
+def _check_callback(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise FieldError("callback", f"expected a function of a record, got {callback!r}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd_fast import presets
-from rsd_fast.errors import FieldError
+from rsd_fast.errors import FieldError, nearest
 
 from .encoding import decoded_fields, from_values, parse
 from .observations import Observations
@@ -87,12 +87,14 @@ def _of_part(values: Mapping[str, Any], command: str) -> dict[str, Any]:
     for name, value in values.items():
         if name == "format" or name in derived:
             continue
-        if name in sections and isinstance(value, dict):
+        if isinstance(value, dict) and name not in sections:
+            raise FieldError(name, f"is no section of {command}; known: {', '.join(sections)}{nearest(name, sections)}")
+        if isinstance(value, dict):
             section = sections[name]
             fields = decoded_fields(section, value, f"{name}.")
             _merge(by_option, section.variant(fields).as_options(fields, _height(values.get("observations"))))
         else:
-            _merge(by_option, {name: value})
+            _merge(by_option, {name.replace("-", "_"): value})
     return by_option
 
 
@@ -105,5 +107,6 @@ def _height(observations: Any) -> int | None:
 
 def _merge(by_option: dict[str, Any], more: Mapping[str, Any]) -> None:
     for name, value in more.items():
-        if by_option.setdefault(name, value) != value:
+        if name in by_option and by_option[name] != value:
             raise FieldError(name, f"is both {by_option[name]!r} and {value!r}, in different sections")
+        by_option[name] = value

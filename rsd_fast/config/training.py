@@ -10,6 +10,7 @@ from rsd_fast.errors import FieldError
 from .setting import Settings, setting
 
 KIMG = "thousand images"
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Training(Settings):
     )
     precision: str = setting(
         "fp32",
-        choices=("fp32", "tf32", "bf16"),
+        choices=PRECISIONS,
         auto=True,
         help="Of the networks; weights, losses and averages stay float32. auto: bf16 where the hardware has it.",
     )

@@ -63,7 +63,7 @@ def _read_path(src: str | os.PathLike[str]) -> tuple[str, Contents]:
     if src == IN_MEMORY:
         raise DataError(
             "the data were given in memory; give them again (Python: rsd_fast.pretrain(data, ..., resume=True), "
-            "rsd_fast.distill(teacher, data=...)), or a path"
+            "rsd_fast.distill(teacher, data=...), rsd_fast.evaluate(run, observations=...)), or a path"
         )
     path = Path(src)
     try:

@@ -8,7 +8,7 @@ from torch import Tensor
 from rsd_fast import corruptions
 from rsd_fast.config import Pretrain, RunConfig
 from rsd_fast.corruptions import Corruption
-from rsd_fast.data import DataError, ObservedDataset, open_source
+from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.errors import FieldError
 from rsd_fast.run_dataset import noise_levels, open_observations, run_operator
 
@@ -33,14 +33,18 @@ OBSERVED = HowObserved()  # the default
 
 
 def open_data(
-    config: RunConfig | None, how: HowObserved, seed: int, operator: Corruption | None = None
+    config: RunConfig | None,
+    how: HowObserved,
+    seed: int,
+    operator: Corruption | None = None,
+    source: ImageArray | None = None,
 ) -> ObservedDataset:
     """The real observations to compare with: the run's, or those of `how`.
 
-    operator: the run's, where it was given as an object.
+    operator: the run's, where it was given as an object. source: its data, where they have no path.
     """
     if config is not None and how.observations is None:
-        return open_observations(config.observations, corruption=operator)
+        return open_observations(config.observations, source, operator)
     if how.observations is None:
         raise FieldError("observations", "a proximal metric compares with real observations; say which")
     return _described(how, seed) if config is None else _as_the_runs(config, how, operator)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rsd_fast.config import RunConfig
 from rsd_fast.corruptions import Corruption
-from rsd_fast.data import DataError, ObservedDataset, open_source
+from rsd_fast.data import DataError, ImageArray, ObservedDataset, open_source
 from rsd_fast.errors import FieldError
 from rsd_fast.run_dataset import run_operator
 
@@ -53,12 +53,13 @@ def open_references(
     how: HowObserved,
     seed: int,
     operator: Corruption | None = None,
+    source: ImageArray | None = None,
 ) -> References:
     """Those of metrics of a run of `config`, or of images without a run.
 
-    operator: the run's, where it was given as an object.
+    operator: the run's, where it was given as an object. source: its data, where they have no path.
     """
-    data = open_data(config, how, seed, operator) if any(map(is_proximal, metrics)) else None
+    data = open_data(config, how, seed, operator, source) if any(map(is_proximal, metrics)) else None
     clean = None
     if reference is not None and not all(map(is_proximal, metrics)):
         clean = open_clean(reference, config, seed, operator)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rsd_fast import processes
 from rsd_fast.config import RunConfig
+from rsd_fast.corruptions import Corruption
 from rsd_fast.errors import FieldError
 from rsd_fast.runs import Run
 from rsd_fast.sampler import Sampler, Sampling
@@ -21,6 +22,7 @@ from .results import Evaluation
 from .samples import (
     SAMPLED,
     given_operator,
+    given_source,
     is_run,
     named,
     of_model,
@@ -69,11 +71,14 @@ def evaluate_path(
     apply, DataError or RunError.
     """
     metrics = list(dict.fromkeys(metrics))
+    operator = given_operator(path)
+    if is_run(path) and not isinstance(observed.corruption, str | None):
+        operator, observed = observed.corruption, replace(observed, corruption=None)
     refuse_options(metrics, reference, observed, compared)
-    sampler = open_sampler(path, observed, sampled, compared.device)
+    sampler = open_sampler(path, observed, sampled, compared.device, operator)
     config = None if sampler is None else sampler.config
     observed = with_observations(observed, metrics, reference, config)
-    references = open_references(metrics, reference, config, observed, compared.seed, given_operator(path))
+    references = open_references(metrics, reference, config, observed, compared.seed, operator, given_source(path))
     pairs = are_pairs(metrics)
     if sampler is None:
         samples = open_images(path, num, None if pairs else references.count)
@@ -122,12 +127,17 @@ def are_pairs(metrics: list[str]) -> bool:
     return isinstance(find(metrics[0], Metric), PairMetric)
 
 
-def open_sampler(path: Any, observed: HowObserved, sampled: Sampling, device: str) -> Sampler | None:
-    """What draws the samples of a run; None for images. FieldError for options that do not apply."""
+def open_sampler(
+    path: Any, observed: HowObserved, sampled: Sampling, device: str, operator: Corruption | None
+) -> Sampler | None:
+    """What draws the samples of a run; None for images. FieldError for options that do not apply.
+
+    operator: the run's, where it was given as an object.
+    """
     if not is_run(path):
         refuse_sampling(path, sampled)
         return None
-    sampler = Sampler(path, processes.local_device(device), corruption=given_operator(path), **asdict(sampled))
+    sampler = Sampler(path, processes.local_device(device), corruption=operator, **asdict(sampled))
     for name in ("corruption", "sigma_obs"):
         if getattr(observed, name) is not None:
             raise FieldError(name, f"{named(path)} is a run, and says itself how its observations came about")

@@ -7,7 +7,7 @@ from typing import Any
 
 from rsd_fast import processes
 from rsd_fast.corruptions import Corruption
-from rsd_fast.data import open_source
+from rsd_fast.data import ImageArray, open_source
 from rsd_fast.errors import FieldError
 from rsd_fast.hub import means_id
 from rsd_fast.runs import POINTERS
@@ -35,6 +35,11 @@ def is_run(source: Any) -> bool:
 def given_operator(source: Any) -> Corruption | None:
     """The operator that what `rsd_fast.pretrain` and `rsd_fast.distill` return keeps, where it was no SPEC."""
     return getattr(source, "corruption", None) if is_run(source) else None
+
+
+def given_source(source: Any) -> ImageArray | None:
+    """The observations that what `rsd_fast.pretrain` and `rsd_fast.distill` return keeps, where they have no path."""
+    return getattr(source, "source", None) if is_run(source) else None
 
 
 def named(source: Any) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rsd_fast import files, pictures
 from rsd_fast.corruptions import Corruption
-from rsd_fast.data import DataError, ObservedDataset
+from rsd_fast.data import DataError, ImageArray, ObservedDataset
 from rsd_fast.errors import FieldError
 from rsd_fast.run_dataset import open_observations
 from rsd_fast.runs import RunError
@@ -41,11 +41,12 @@ def write_report(
     seed: int = 0,
     device: str | torch.device = "cpu",
     corruption: Corruption | None = None,
+    source: ImageArray | None = None,
 ) -> Written:
     """Write the report of the run directory `run` as one HTML file, by default RUN/report.html, over an older one.
 
     png: a folder for its figures as PNG files. seed, device: of the samples that are drawn for it. corruption: the
-    run's operator, where it was given as an object.
+    run's operator, where it was given as an object. source: its data, where they were given in memory.
     Raises FieldError for another suffix or a folder, and RunError where there is no run. What the run lacks is left
     out, and the page says so.
     """
@@ -55,16 +56,22 @@ def write_report(
         raise FieldError("out", f"expected FILE.html, got {path}")
     if path.is_dir():
         raise FieldError("out", f"{path} is a folder")
-    content = gather(record, seed, device, corruption)
+    content = gather(record, seed, device, corruption, source)
     if png is not None:
         write_figures(content, Path(png))
     files.write_text(path, render(content))
     return Written(path, content.verdict.headline)
 
 
-def gather(record: Record, seed: int, device: str | torch.device, corruption: Corruption | None = None) -> Content:
+def gather(
+    record: Record,
+    seed: int,
+    device: str | torch.device,
+    corruption: Corruption | None = None,
+    source: ImageArray | None = None,
+) -> Content:
     """Everything that the page shows."""
-    dataset, sampler = _dataset(record, corruption), _sampler(record, device, corruption)
+    dataset, sampler = _dataset(record, corruption, source), _sampler(record, device, corruption)
     neighbours = _neighbours(sampler, dataset, seed)
     verdict = judge(record)
     return Content(
@@ -83,9 +90,9 @@ def gather(record: Record, seed: int, device: str | torch.device, corruption: Co
     )
 
 
-def _dataset(record: Record, corruption: Corruption | None) -> ObservedDataset | str:
+def _dataset(record: Record, corruption: Corruption | None, source: ImageArray | None) -> ObservedDataset | str:
     try:
-        return open_observations(record.config.observations, corruption=corruption)
+        return open_observations(record.config.observations, source, corruption)
     except (DataError, OSError, ValueError) as error:  # also of an operator that is no longer there
         return str(error)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from rsd_fast.config.training import PRECISIONS
 from rsd_fast.errors import FieldError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -21,8 +22,10 @@ def resolve_device(name: str | None) -> str:
 
 
 def resolve_precision(name: str | None, device: str) -> str:
-    """ "fp32", "tf32" or "bf16"; None and "auto" are bf16 where the device computes in it. FieldError for tf32 on a
-    CPU."""
+    """ "fp32", "tf32" or "bf16"; None and "auto" are bf16 where the device computes in it. FieldError for another name,
+    and for tf32 on a CPU."""
+    if name not in (None, "auto", *PRECISIONS):
+        raise FieldError("precision", f"expected auto, {', '.join(PRECISIONS)}, got '{name}'")
     if name == "tf32" and device != "cuda":
         raise FieldError("precision", "tf32 is a mode of NVIDIA GPUs; use fp32 or bf16")
     if name not in (None, "auto"):

@@ -32,6 +32,8 @@ def complete(stage: str, settings: Mapping[str, Any]) -> Settings:
         if name not in known:
             raise FieldError(name, f"unknown setting of {stage}{nearest(name, known)}")
     apart = {name: named.pop(name) for name in (*OF_RUNS, *OBJECTS[stage]) if name in named}
+    # A number may be a tensor or an array without dimensions.
+    named = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in named.items()}
     return {**dict.fromkeys(known), **apart, **config.check_settings(stage, named)}
 
 
