@@ -61,8 +61,10 @@ def test_every_field_is_an_option_of_its_command_with_help_and_default(kind):
 
 def test_defaults_are_told_of_preset_and_field():
     texts = {name: config.default_text(option, "distill") for name, option in config.options("distill").items()}
-    assert texts["kimg"] == "from the preset" and texts["rho"] == "7" and texts["seed"] == "0"
-    assert texts["clip"] == "from the preset, or no clipping" and texts["reuse_batch"] == "no"
+    assert texts["alpha"] == "from the preset (1 or 1.2)" and texts["rho"] == "7" and texts["seed"] == "0"
+    lengths = [preset.distill["kimg"] for preset in map(presets.load, presets.names())]
+    assert texts["kimg"] == f"from the preset ({min(lengths):g} to {max(lengths):.10g})"
+    assert texts["clip"] == "from the preset (1), or no clipping" and texts["reuse_batch"] == "no"
     assert texts["precision"] == "auto"
 
 

@@ -1,7 +1,7 @@
 """What a user may set of a run: the keywords of Python, the keys of a --config file and the options of a command."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsd_fast import presets
@@ -53,9 +53,19 @@ def default_text(option: Option, command: str) -> str:
     own = option.setting.default_text or ("auto" if option.setting.auto else as_text(option.default))
     sections = [of_preset(preset, command, option.section) for preset in _every_preset()]
     setting_it = [option.field in section or option.name in section for section in sections]
+    words = f"from the preset{_among([section[option.name] for section in sections if option.name in section])}"
     if all(setting_it):
-        return "from the preset"
-    return ", or ".join(filter(None, ["from the preset" if any(setting_it) else "", own]))
+        return words
+    return ", or ".join(filter(None, [words if any(setting_it) else "", own]))
+
+
+def _among(values: Sequence[Any]) -> str:
+    """What presets say, in brackets: each value of a few, the range of more numbers, else nothing."""
+    numbers = all(isinstance(value, int | float) for value in values)
+    texts = list(dict.fromkeys(map(as_text, sorted(values) if numbers else values)))
+    if len(texts) > 3:
+        return f" ({texts[0]} to {texts[-1]})" if numbers else ""
+    return f" ({', '.join(texts[:-1])} or {texts[-1]})" if len(texts) > 1 else "".join(f" ({text})" for text in texts)
 
 
 @functools.cache
