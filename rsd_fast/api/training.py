@@ -127,10 +127,7 @@ def distill(
         corruption=resolved.corruption,
         callback=callback,
     )
-    source = _in_memory(resolved)
-    if source is None and isinstance(teacher, TrainedRun):
-        source = teacher.source  # where no checkpoint is evaluated
-    return TrainedRun(path, resolved.corruption, source)
+    return TrainedRun(path, resolved.corruption, _in_memory(resolved))
 
 
 def _in_memory(resolved: Resolved[Any]) -> ImageArray | None:
